@@ -1,0 +1,244 @@
+"""The generator: MobileNetV3 encoder, a light decoder with conditional norms, a pixel-shuffle tail.
+
+Shaped by what phones run well (docs/architecture.md has the measurements):
+
+* Nothing runs at full resolution: the first convolution has stride 2, the last one writes 12 channels at stride 2 that
+  ``pixel_shuffle`` turns into RGB.
+* A 1x1 convolution commutes with bilinear upsampling (both are linear, and interpolation weights sum to 1), so
+  features are projected *before* they are upsampled, at a quarter of the cost, and joined with the skip by an addition:
+  int8 has a kernel for ``add``, while a concatenation forces one scale on both sides.
+* Only operators that stay in one delegate on every target: convolutions, add, mul, ReLU6, bilinear x2, pixel shuffle,
+  clamp.
+* The output is a plain clamp to [0, 1]: its int8 grid is exactly that of an 8-bit picture.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdk.errors import UsageError
+from sdk.spec import SIZE_MULTIPLE
+from training.models.backbone import Encoder
+from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class GeneratorConfig:
+    """All that is needed to build a generator; stored in the checkpoint's metadata.
+
+    Attributes:
+        styles: number of style rows S.
+        encoder: timm name (``training.models.backbone.ENCODERS``).
+        encoder_width: channel multiplier of the encoder.
+        stem: channels of the encoder's first convolution.
+        widths: decoder channels at strides 2, 4, 8, 16.
+        depths: decoder blocks at strides 2, 4, 8, 16.
+        expansions: hidden width of a decoder block, as a multiple of its channels, at strides 2, 4, 8, 16.
+        tail_kernel: kernel of the last convolution.
+        statistics: of the conditional norms.
+        sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
+        activation: of encoder and decoder.
+    """
+
+    styles: int
+    encoder: str = "tf_mobilenetv3_small_minimal_100"
+    encoder_width: float = 1.0
+    stem: int = 24
+    widths: tuple[int, int, int, int] = (32, 48, 64, 96)
+    depths: tuple[int, int, int, int] = (2, 2, 2, 1)
+    expansions: tuple[int, int, int, int] = (1, 2, 2, 2)
+    tail_kernel: int = 3
+    statistics: Statistics = Statistics.RUNNING
+    sft: bool = False
+    activation: str = "relu6"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON types, for the checkpoint."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
+        """The inverse of ``to_dict``.
+
+        Raises:
+            UsageError: for keys that are missing or that this version does not know, all at once.
+        """
+        fields = {f.name: f for f in dataclasses.fields(cls)}
+        unknown = sorted(set(values) - set(fields))
+        if unknown or "styles" not in values:
+            missing = [] if "styles" in values else ["styles"]
+            raise UsageError(
+                f"the generator config does not fit this version (unknown keys {unknown}, missing keys {missing}): "
+                "use a checkpoint of this architecture."
+            )
+        made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        made["statistics"] = Statistics(made.get("statistics", Statistics.RUNNING))
+        return cls(**made)
+
+
+class ConvNormAct(nn.Module):
+    """Convolution, norm (plain or conditional), optional ReLU6: the unit that folds.
+
+    ``norm`` is a ``BatchNorm2d``, a ``ConditionalNorm2d`` or (in an exported graph) ``Identity`` / ``StyleAffine``.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        kernel: int,
+        *,
+        groups: int = 1,
+        styles: int = 0,
+        statistics: Statistics = Statistics.RUNNING,
+        activation: bool = True,
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, groups=groups, bias=False)
+        self.norm: nn.Module = (
+            ConditionalNorm2d(outputs, styles, statistics=statistics)
+            if styles
+            else nn.BatchNorm2d(outputs, momentum=0.05)
+        )
+        self.act: nn.Module = nn.ReLU6() if activation else nn.Identity()
+        self.conditional = bool(styles)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S`` to ``N x C' x H x W``."""
+        x = self.conv(x)
+        x = self.norm(x, style) if self.conditional else self.norm(x)
+        return self.act(x)
+
+
+class DecoderBlock(nn.Module):
+    """A separable block with one conditional norm on the depthwise convolution, and a residual.
+
+    ``expansion`` 1 skips the first pointwise convolution: depthwise + pointwise only, for the costly stride 2.
+    """
+
+    def __init__(self, channels: int, expansion: int, styles: int, statistics: Statistics) -> None:
+        super().__init__()
+        hidden = channels * expansion
+        self.expand = ConvNormAct(channels, hidden, 1) if expansion > 1 else None
+        self.depthwise = ConvNormAct(hidden, hidden, 3, groups=hidden, styles=styles, statistics=statistics)
+        self.project = ConvNormAct(hidden, channels, 1, activation=False)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S`` to ``N x C x H x W``."""
+        hidden = self.expand(x, style) if self.expand is not None else x
+        return x + self.project(self.depthwise(hidden, style), style)
+
+
+class Join(nn.Module):
+    """Brings deep features up one octave and adds the encoder's skip: ``up(conv1x1(deep)) + conv1x1(skip)``."""
+
+    def __init__(self, deep: int, skip: int, channels: int) -> None:
+        super().__init__()
+        self.deep = ConvNormAct(deep, channels, 1, activation=False)
+        self.skip = ConvNormAct(skip, channels, 1, activation=False)
+
+    def forward(self, deep: Tensor, skip: Tensor, style: Tensor) -> Tensor:
+        """``N x D x H/2 x W/2`` and ``N x K x H x W`` to ``N x C x H x W``."""
+        return upsample(self.deep(deep, style)) + self.skip(skip, style)
+
+
+def upsample(x: Tensor) -> Tensor:
+    """Bilinear x2, half-pixel centres. Nearest would split an XNNPACK graph in five."""
+    return F.interpolate(x, scale_factor=2.0, mode="bilinear", align_corners=False)
+
+
+class Generator(nn.Module):
+    """Photo and style weights to cartoon.
+
+    Input ``N x 3 x H x W`` RGB in [0, 1] (H, W divisible by 16) and style weights ``N x S`` that sum to 1;
+    output ``N x 3 x H x W`` RGB in [0, 1].
+    """
+
+    def __init__(self, config: GeneratorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(
+            config.encoder, width=config.encoder_width, stem=config.stem, activation=config.activation
+        )
+        rows, statistics = config.styles, config.statistics
+        w2, w4, w8, w16 = config.widths
+        e2, e4, e8, e16 = self.encoder.channels
+        self.bridge = ConvNormAct(e16, w16, 1, activation=False)
+        self.joins = nn.ModuleList([Join(w16, e8, w8), Join(w8, e4, w4), Join(w4, e2, w2)])
+        self.stages = nn.ModuleList(
+            nn.ModuleList(DecoderBlock(width, expansion, rows, statistics) for _ in range(depth))
+            for width, depth, expansion in zip(
+                config.widths[::-1], config.depths[::-1], config.expansions[::-1], strict=True
+            )
+        )
+        self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
+        self.tail = nn.Conv2d(w2, 12, config.tail_kernel, padding=config.tail_kernel // 2)
+        nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
+
+    def raw(self, image: Tensor, style: Tensor) -> Tensor:
+        """The picture before the clamp: what a loss wants, so that gradients survive outside [0, 1]."""
+        check_input(image, style, self.config.styles)
+        skips = self.encoder(image)
+        x = self.bridge(skips[3], style)
+        for level, blocks in enumerate(self.stages):
+            if level:
+                x = self.joins[level - 1](x, skips[3 - level], style)
+            if level == 2 and self.sft is not None:
+                x = self.sft(x, upsample(skips[2]))
+            for block in blocks:  # type: ignore[union-attr]
+                x = block(x, style)
+        return F.pixel_shuffle(self.tail(x), 2)
+
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        """``N x 3 x H x W`` in [0, 1] and ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
+        return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+def check_input(image: Tensor, style: Tensor, styles: int) -> None:
+    """Refuses shapes the network cannot take; silent while a graph is traced, where sizes are symbols.
+
+    Raises:
+        UsageError: for a wrong rank, channel count, size or number of styles.
+    """
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return
+    if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % SIZE_MULTIPLE or image.shape[3] % SIZE_MULTIPLE:
+        raise UsageError(
+            f"the image has shape {tuple(image.shape)}: give N x 3 x H x W with H and W divisible by {SIZE_MULTIPLE}."
+        )
+    if style.ndim != 2 or style.shape[1] != styles:
+        raise UsageError(f"the style has shape {tuple(style.shape)}: give N x {styles} weights that sum to 1.")
+
+
+def count_params(module: nn.Module) -> int:
+    """Learned weights."""
+    return sum(p.numel() for p in module.parameters())
+
+
+def count_macs(generator: Generator, height: int = 256, width: int = 256) -> int:
+    """Multiply-accumulates of all convolutions for one ``height x width`` image."""
+    total = 0
+
+    def add(module: nn.Module, _inputs: object, output: Tensor) -> None:
+        nonlocal total
+        assert isinstance(module, nn.Conv2d)  # hooks are registered on convolutions only
+        total += module.weight[0].numel() * output.numel() // output.shape[0]
+
+    hooks = [m.register_forward_hook(add) for m in generator.modules() if isinstance(m, nn.Conv2d)]
+    was_training = generator.training
+    generator.eval()
+    try:
+        with torch.no_grad():
+            style = torch.full((1, generator.config.styles), 1.0 / generator.config.styles)
+            generator(torch.zeros(1, 3, height, width), style)
+    finally:
+        for hook in hooks:
+            hook.remove()
+        generator.train(was_training)
+    return total
