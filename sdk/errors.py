@@ -47,7 +47,9 @@ class MissingRuntimeError(ToonEdgeError, ImportError):
     @classmethod
     def for_extra(cls, what: str, package: str, extra: str) -> MissingRuntimeError:
         """The sentence for an optional package that is not installed."""
-        return cls(f"{what} needs the package {package!r}, which is not installed: run `pip install 'toonedge[{extra}]'`.")
+        return cls(
+            f"{what} needs the package {package!r}, which is not installed: run `pip install 'toonedge[{extra}]'`."
+        )
 
 
 class FileTroubleError(ToonEdgeError, OSError):

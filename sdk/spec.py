@@ -190,7 +190,7 @@ def style_weights(style: str | Mapping[str, float] | None, styles: tuple[str, ..
     """A style by name, or a mix by name and share, as the vector the network takes.
 
     Args:
-        style: a name, or ``{"comic": 0.7, "pencil": 0.3}`` (shares >= 0, scaled to sum to 1); ``None`` is the first style.
+        style: a name, or ``{"comic": 0.7, "pencil": 0.3}`` (shares >= 0, scaled to sum to 1); ``None``: the first one.
         styles: the bundle's style names, in the order of the network's rows.
 
     Returns:

@@ -109,7 +109,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
         generator = Generator(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
-            f"checkpoint {path} does not describe a network of this version ({error}): train or download a matching one."
+            f"checkpoint {path} does not describe a network of this version ({error}): use a matching one."
         ) from error
     own = generator.state_dict()
     wrong = sorted(set(own) ^ set(tensors)) or [k for k, v in own.items() if v.shape != tensors[k].shape]

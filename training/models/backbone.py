@@ -106,8 +106,8 @@ class Encoder(nn.Module):
             full = timm.create_model(name, pretrained=True, features_only=True, pad_type="")
         except Exception as error:  # timm and its hub client raise many types when offline
             raise UsageError(
-                f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): go online once, or give "
-                "a file with `encoder_weights`."
+                f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): go online "
+                "once, or give a file with `encoder_weights`."
             ) from error
         config = full.pretrained_cfg
         self.load_weights(full.state_dict(), mean=config["mean"], std=config["std"])
