@@ -1,0 +1,77 @@
+"""What a converter is asked for: one artifact (``ExportSpec``) and how to make it (``ExportOptions``).
+
+Every ``converters/to_*.py`` has one public function ``(graph, spec, options) -> Artifact`` over these types.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from converters.calibration import CalibrationSet
+from sdk.bundle import artifact_name
+from sdk.errors import UsageError
+from sdk.spec import Backend, Precision, Target
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """One artifact to write.
+
+    Attributes:
+        name, version, author, licence: of the model; written into the file where its format has room for them.
+        styles: style names in the order of the network's rows, also when one of them is baked.
+        style: the baked style, or ``None`` for a multi-style artifact.
+        size: (height, width) in pixels, divisible by 16.
+    """
+
+    name: str
+    version: str
+    author: str
+    licence: str
+    styles: tuple[str, ...]
+    target: Target
+    backend: Backend
+    precision: Precision
+    size: tuple[int, int]
+    style: str | None = None
+
+    def file_name(self, suffix: str) -> str:
+        """The artifact's file name in a bundle."""
+        return artifact_name(self.name, self.size, self.style, self.backend, self.precision, suffix)
+
+    def description(self) -> dict[str, str]:
+        """The fields for an artifact's own metadata, as strings."""
+        return {
+            "name": self.name,
+            "version": self.version,
+            "author": self.author,
+            "licence": self.licence,
+            "styles": ",".join(self.styles),
+            "style": self.style or "",
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportOptions:
+    """How to make an artifact.
+
+    Attributes:
+        folder: where the file goes; it exists.
+        calibration: photos and styles that give the int8 ranges; needed for int8 only.
+    """
+
+    folder: Path
+    calibration: CalibrationSet | None = None
+
+    def calibration_for(self, spec: ExportSpec) -> CalibrationSet:
+        """The calibration set.
+
+        Raises:
+            UsageError: when there is none.
+        """
+        if self.calibration is None:
+            raise UsageError(
+                f"{spec.precision} for {spec.target} needs calibration photos and got none: give --calibration DIR."
+            )
+        return self.calibration
