@@ -5,8 +5,8 @@
 >>> cartoonist.stylize("photo.jpg", style="comic")      # doctest: +SKIP
 <PIL.Image.Image ...>
 
-``import sdk`` loads nothing but this file: numpy and Pillow come with the first name that needs them, a runtime with the
-first artifact that needs it.
+``import sdk`` loads nothing but this file: numpy and Pillow come with the first name that needs them, a runtime with
+the first artifact that needs it.
 """
 
 from __future__ import annotations

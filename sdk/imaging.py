@@ -181,7 +181,7 @@ def _load(file: BinaryIO, name: str, notes: list[str]) -> Image.Image:
     except (UsageError, MissingRuntimeError):
         raise
     except UnidentifiedImageError as error:
-        raise UsageError(f"photo {name} is not an image that can be read here: give a JPEG, PNG or WebP.") from error
+        raise UsageError(f"photo {name} is not an image, or cut off in its head: give a JPEG, PNG or WebP.") from error
     except Image.DecompressionBombError as error:
         raise UsageError(
             f"photo {name} is far too large ({_reason(error)}): scale it down to at most "
