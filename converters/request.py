@@ -59,10 +59,12 @@ class ExportOptions:
     Attributes:
         folder: where the file goes; it exists.
         calibration: photos and styles that give the int8 ranges; needed for int8 only.
+        dynamic_batch: the file takes any batch size; only where the registry's row says that this is possible.
     """
 
     folder: Path
     calibration: CalibrationSet | None = None
+    dynamic_batch: bool = False
 
     def calibration_for(self, spec: ExportSpec) -> CalibrationSet:
         """The calibration set.
