@@ -18,7 +18,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 from sdk.errors import GateError, UsageError
 from sdk.spec import Precision, check_size
 from training.models.generator import Generator
-from training.models.norm import EPSILON, ConditionalNorm2d, Statistics, StyleAffine
+from training.models.norm import EPSILON, ConditionalNorm2d, Statistics
 
 #: Largest difference a fold may make, before the clamp, on pictures in [0, 1]: float32 rounding and nothing more.
 FOLD_TOLERANCE = 1e-5
@@ -48,14 +48,47 @@ class DeployGraph(nn.Module):
 
     def raw(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """The picture before the clamp; arguments and result as for the call."""
+        skips = self.network.encoder(image)
         if style is None:
-            # No norm reads it any more; the network's signature wants one, and exporters drop it as dead code.
-            style = image.new_zeros(1, self.network.config.styles)
-        return self.network.raw(image, style)
+            return self.network.decode(skips, image)  # no norm looks at a style any more
+        return self.network.decode(skips, style[:, :, None, None])
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and, unless baked, ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+class StyleAffine(nn.Module):
+    """What is left of a conditional norm once its statistics are folded away: the style's scale and shift.
+
+    The rows are looked up by two 1x1 convolutions on a picture of one pixel, because a convolution's output already has
+    the shape ``N x C x 1 x 1`` that the scaling needs, its weights are quantized per channel, and it stays in one
+    delegate everywhere; ``style @ rows`` costs reshapes and, with rows computed in the graph, a second delegate.
+    """
+
+    def __init__(self, gamma: Tensor, beta: Tensor) -> None:
+        super().__init__()
+        rows, channels = gamma.shape
+        self.scale = nn.Conv2d(rows, channels, 1, bias=False)
+        self.shift = nn.Conv2d(rows, channels, 1, bias=False)
+        self.scale.weight = nn.Parameter(gamma.detach().T[:, :, None, None].contiguous(), requires_grad=False)
+        self.shift.weight = nn.Parameter(beta.detach().T[:, :, None, None].contiguous(), requires_grad=False)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S x 1 x 1`` to ``N x C x H x W``."""
+        return x * self.scale(style) + self.shift(style)
+
+
+class InstanceNorm(nn.Module):
+    """A conditional norm on instance statistics, in stock operators; float only."""
+
+    def __init__(self, gamma: Tensor, beta: Tensor) -> None:
+        super().__init__()
+        self.affine = StyleAffine(gamma, beta)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S x 1 x 1`` to ``N x C x H x W``."""
+        return self.affine(_standardize(x), style)
 
 
 class BakedInstanceNorm(nn.Module):
@@ -71,9 +104,13 @@ class BakedInstanceNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """``N x C x H x W`` to ``N x C x H x W``."""
-        centred = x - x.mean((2, 3), keepdim=True)
-        normal = centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + EPSILON)
-        return normal * self.scale + self.shift
+        return _standardize(x) * self.scale + self.shift
+
+
+def _standardize(x: Tensor) -> Tensor:
+    """Zero mean and unit variance over a picture, per channel; ``nn.InstanceNorm2d`` would split an XNNPACK graph."""
+    centred = x - x.mean((2, 3), keepdim=True)
+    return centred * torch.rsqrt((centred * centred).mean((2, 3), keepdim=True) + EPSILON)
 
 
 class ChannelsLast(nn.Module):
@@ -130,7 +167,7 @@ def deployable(generator: Generator, *, style: np.ndarray | None = None) -> Depl
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]
         if hasattr(module, "conditional"):  # ConvNormAct: whether the norm takes the style
-            module.conditional = isinstance(module.norm, StyleAffine | ConditionalNorm2d)  # type: ignore[assignment]
+            module.conditional = isinstance(module.norm, StyleAffine | InstanceNorm)  # type: ignore[assignment]
     return DeployGraph(network, styles=0 if weights is not None else rows).eval()
 
 
@@ -260,7 +297,9 @@ def _folded(conv: nn.Conv2d, norm: nn.Module, weights: Tensor | None) -> nn.Modu
         return act if isinstance(act, nn.Module) else nn.Identity()
     assert isinstance(norm, ConditionalNorm2d)
     if norm.statistics is Statistics.INSTANCE:
-        return norm if weights is None else BakedInstanceNorm(weights @ norm.gamma, weights @ norm.beta)
+        if weights is None:
+            return InstanceNorm(norm.gamma, norm.beta)
+        return BakedInstanceNorm(weights @ norm.gamma, weights @ norm.beta)
     scale, shift = norm.population()
     if weights is not None:
         gamma, beta = weights @ norm.gamma, weights @ norm.beta

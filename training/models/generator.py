@@ -184,7 +184,10 @@ class Generator(nn.Module):
     def raw(self, image: Tensor, style: Tensor) -> Tensor:
         """The picture before the clamp: what a loss wants, so that gradients survive outside [0, 1]."""
         check_input(image, style, self.config.styles)
-        skips = self.encoder(image)
+        return self.decode(self.encoder(image), style)
+
+    def decode(self, skips: list[Tensor], style: Tensor) -> Tensor:
+        """The encoder's four feature maps to the picture before the clamp; only the norms look at ``style``."""
         x = self.bridge(skips[3], style)
         for level, blocks in enumerate(self.stages):
             if level:
