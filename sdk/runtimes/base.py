@@ -7,9 +7,11 @@ for all of them.
 
 from __future__ import annotations
 
+import importlib.util
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
 from typing import ClassVar, Protocol, Self
@@ -174,6 +176,28 @@ def require(runtime: Runtime) -> Availability:
         )
         raise MissingRuntimeError(f"the runtime {runtime.name!r} is not available: {availability.reason}; {remedy}")
     return availability
+
+
+def installed(packages: Mapping[str, str]) -> Availability:
+    """Whether one of some packages can be imported; imports none.
+
+    Args:
+        packages: import name to distribution name, the preferred first.
+    """
+    for package, distribution in packages.items():
+        if importlib.util.find_spec(package) is None:
+            continue
+        try:
+            return Availability(ok=True, version=version(distribution))
+        except PackageNotFoundError:  # e.g. a nightly build under another distribution name
+            return Availability(ok=True)
+    return Availability(ok=False, reason=f"the package {next(iter(packages.values()))!r} is not installed")
+
+
+def first_line(error: BaseException) -> str:
+    """What a native library says about its failure, cut to one line of at most 200 characters."""
+    text = str(error).strip() or type(error).__name__
+    return text.splitlines()[0][:200]
 
 
 def checked_input(values: np.ndarray, spec: TensorSpec) -> np.ndarray:
