@@ -12,17 +12,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from sdk.errors import UsageError
+from sdk.imaging import centre_crop, list_photos, read_photo, resize
 from sdk.spec import check_size
 
 #: The photos that ship with the repository (licences in the folder).
 DEFAULT_PHOTOS = Path(__file__).parent.parent / "edge_tests" / "photos" / "calibration"
 #: Fewer photos leave the ranges of a style to chance.
 MIN_PHOTOS = 16
-_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff"})
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -69,7 +68,7 @@ def load_calibration(
     photos_per_style: int | None = None,
     seed: int = 0,
 ) -> CalibrationSet:
-    """Reads a folder of photos (``jpg jpeg png webp bmp tif tiff``, not its subfolders).
+    """Reads a folder of photos (not its subfolders).
 
     Args:
         folder: at least 16 photos.
@@ -89,11 +88,11 @@ def load_calibration(
         raise UsageError(
             f"the calibration folder {folder} does not exist: give a folder of at least {MIN_PHOTOS} photos."
         )
-    paths = sorted(p for p in folder.iterdir() if p.suffix.lower() in _SUFFIXES and not p.name.startswith("."))
+    paths = list_photos(folder)
     if len(paths) < MIN_PHOTOS:
         raise UsageError(
-            f"the calibration folder {folder} holds {len(paths)} photos: give at least {MIN_PHOTOS} "
-            f"({', '.join(sorted(s[1:] for s in _SUFFIXES))})."
+            f"the calibration folder {folder} holds {len(paths)} photos: give at least {MIN_PHOTOS}, so that ranges "
+            "are not left to chance."
         )
     if photos_per_style is not None and photos_per_style < MIN_PHOTOS:
         raise UsageError(f"{photos_per_style} photos a style are too few for calibration: give at least {MIN_PHOTOS}.")
@@ -101,7 +100,7 @@ def load_calibration(
     for path in paths:
         try:
             pictures.append(_read(path, size))
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        except UsageError:  # what read_photo raises for a file that is no whole picture
             broken.append(path.name)
     if broken:
         raise UsageError(
@@ -142,12 +141,6 @@ def build_calibration(
 
 
 def _read(path: Path, size: tuple[int, int]) -> np.ndarray:
-    """``H x W x 3`` uint8 RGB: the largest centred crop of the wanted shape, resized with antialiasing."""
+    """``H x W x 3`` uint8 RGB: the largest centred crop of the wanted shape, resized as everywhere in the project."""
     height, width = size
-    with Image.open(path) as opened:
-        image = opened.convert("RGB")
-    scale = min(image.width / width, image.height / height)
-    crop_width, crop_height = width * scale, height * scale
-    left, top = (image.width - crop_width) / 2, (image.height - crop_height) / 2
-    box = (left, top, left + crop_width, top + crop_height)
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR, box=box))
+    return resize(centre_crop(read_photo(path).rgb, width / height), height, width)
