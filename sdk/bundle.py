@@ -420,6 +420,11 @@ def _io(node: _Node) -> IOSpec:
     )
 
 
+def io_from_json(value: object) -> IOSpec:
+    """The ``IOSpec`` whose ``dataclasses.asdict`` is ``value``; a ``UsageError`` names what is malformed."""
+    return _io(_Node(value, "io", Path(MANIFEST)))
+
+
 def _tensor(node: _Node) -> TensorSpec:
     extents = [None if extent.value is None else extent.count() for extent in node.get("shape").items()]
     tensor = TensorSpec(

@@ -1,0 +1,8 @@
+"""Verdicts and benchmarks as files: ``report.json`` (schema 1) and Markdown tables."""
+
+from __future__ import annotations
+
+from sdk.report.json_ import report_text, verdict_text, write_json
+from sdk.report.markdown import markdown_text, write_markdown
+
+__all__ = ["markdown_text", "report_text", "verdict_text", "write_json", "write_markdown"]

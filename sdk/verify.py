@@ -1,0 +1,515 @@
+"""Every artifact, read back from disk and run on real photos, against the float model: the table of gates, verdicts.
+
+The float model is ``reference.onnx`` under ONNX Runtime in float32. Its pictures of every photo in every style are made
+once; then each artifact is loaded by each runtime that serves it, in a process of its own (``sdk.worker``), draws the
+same photos and is compared. A style is judged by its own mean and its own worst photo, so that no good style hides a
+bad one. An altered file is not loaded at all.
+"""
+
+from __future__ import annotations
+
+import datetime
+import math
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+import numpy as np
+
+from sdk.bundle import Artifact, Bundle, Reference, check_path
+from sdk.errors import ExitCode, UsageError
+from sdk.files import disk_trouble
+from sdk.host import Host, describe_host
+from sdk.imaging import centre_crop, list_photos, read_photo, resize
+from sdk.latency import Latency, summarize
+from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require, runtimes_for
+from sdk.spec import Backend, Kind, Layout, Precision, Target
+from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
+
+#: Runs at the start of a comparison that no latency counts.
+_WARM_UP = 3
+
+
+class Outcome(StrEnum):
+    """What a verdict says. ``not_runnable``: no runtime for it on this host, which is nobody's failure."""
+
+    PASS = "pass"
+    FAIL = "fail"
+    NOT_RUNNABLE = "not_runnable"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Gate:
+    """Thresholds; ``None`` where a quantity is not judged.
+
+    Attributes:
+        max_abs: most that any value of any photo may differ, [0, 1] scale.
+        ssim_mean: least mean SSIM over the photos, for every style.
+        ssim_worst: least SSIM of any photo, for every style.
+    """
+
+    max_abs: float | None = None
+    ssim_mean: float | None = None
+    ssim_worst: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class GateRow:
+    """One row of the table: which artifacts it judges, and how. ``None`` is any; the first row that fits is taken."""
+
+    precision: Precision
+    baked: bool | None = None
+    style: str | None = None
+    image_output: bool | None = None
+    gate: Gate
+
+
+#: The gates. An 8-bit image output (Core ML) cannot be nearer than its own rounding: one level of 255, which covers
+#: rounding and truncation alike, is added to what a float output is allowed.
+GATES: tuple[GateRow, ...] = (
+    GateRow(precision=Precision.FP32, image_output=True, gate=Gate(max_abs=1e-3 + 1 / 255)),
+    GateRow(precision=Precision.FP32, gate=Gate(max_abs=1e-3)),
+    GateRow(precision=Precision.FP16, gate=Gate(ssim_worst=0.999)),
+    # High contrast costs int8 most: black lines on white use the whole range.
+    GateRow(precision=Precision.INT8, baked=True, style="pencil", gate=Gate(ssim_mean=0.96, ssim_worst=0.92)),
+    GateRow(precision=Precision.INT8, baked=True, gate=Gate(ssim_mean=0.975, ssim_worst=0.95)),
+    GateRow(precision=Precision.INT8, baked=False, gate=Gate(ssim_mean=0.955, ssim_worst=0.87)),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spread:
+    """Over photos (and styles): the mean and the worst, which for PSNR and SSIM is the least."""
+
+    mean: float
+    worst: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleFigures:
+    """One style of one artifact: ``max_abs`` in [0, 1] units before any 8-bit conversion of ours; PSNR in dB.
+
+    ``worst_photo`` names the photo with the least SSIM.
+    """
+
+    style: str
+    images: int
+    max_abs: float
+    psnr_db: Spread
+    ssim: Spread
+    worst_photo: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """One artifact under one runtime.
+
+    ``max_abs``, ``psnr_db`` and ``ssim`` are over all photos and styles; they, ``gates``' counterparts in ``styles`` and
+    the measurements are ``None`` or empty when nothing ran. ``latency_ms`` and ``load_ms`` are only there for the kinds
+    ``device`` and ``host``. ``images`` counts photos.
+    """
+
+    file: str
+    target: Target
+    backend: Backend
+    precision: Precision
+    style: str | None
+    runtime: str
+    kind: Kind
+    verdict: Outcome
+    reason: str
+    gates: Gate
+    bytes: int
+    images: int = 0
+    max_abs: float | None = None
+    psnr_db: Spread | None = None
+    ssim: Spread | None = None
+    latency_ms: Latency | None = None
+    load_ms: float | None = None
+    peak_rss_bytes: int | None = None
+    styles: tuple[StyleFigures, ...] = ()
+    altered: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Passed:
+    """A runtime that was left out, because this host cannot have it and another one served its artifacts."""
+
+    runtime: str
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """All verdicts on one bundle on one host. ``created`` is UTC, ISO 8601."""
+
+    model: str
+    checkpoint_sha256: str
+    created: str
+    toonedge: str
+    photos: tuple[str, ...]
+    host: Host
+    results: tuple[Verdict, ...]
+    left_out: tuple[Passed, ...] = ()
+
+    @property
+    def ok(self) -> bool:
+        """Whether something passed and nothing failed."""
+        return self.exit_code is ExitCode.OK
+
+    @property
+    def exit_code(self) -> ExitCode:
+        """2 when a file is not what the manifest says; 1 when a gate failed; 3 when nothing could run; otherwise 0."""
+        if any(verdict.altered for verdict in self.results):
+            return ExitCode.USAGE
+        if any(verdict.verdict is Outcome.FAIL for verdict in self.results):
+            return ExitCode.GATE_FAILED
+        if not any(verdict.verdict is Outcome.PASS for verdict in self.results):
+            return ExitCode.MISSING_RUNTIME
+        return ExitCode.OK
+
+    def verdicts(self, file: str) -> tuple[Verdict, ...]:
+        """The verdicts on one artifact, one a runtime."""
+        return tuple(verdict for verdict in self.results if verdict.file == file)
+
+    def failed(self, file: str) -> bool:
+        """Whether an artifact failed under any runtime."""
+        return any(verdict.verdict is Outcome.FAIL for verdict in self.verdicts(file))
+
+
+def verify(
+    bundle: Bundle | str | Path,
+    *,
+    images: str | Path | Sequence[str | Path] | None = None,
+    runtimes: Sequence[str] | None = None,
+    artifacts: Sequence[str] | None = None,
+    threads: int = 2,
+    time_limit_s: float = TIME_LIMIT_S,
+    progress: Callable[[Verdict], None] | None = None,
+) -> Report:
+    """Proves every artifact of a bundle against its float model.
+
+    Args:
+        bundle: a bundle, or its folder; ``BundleWriter.staged()`` before it is committed.
+        images: a folder of photos, or photo files; by default the test photos of the repository when run from one,
+            otherwise the bundle's own reference photos. Each is cropped to the artifact's shape around its centre and
+            resized (``sdk.imaging``).
+        runtimes: names from ``sdk.runtimes.RUNTIMES``; by default every runtime that is here.
+        artifacts: file names; by default all.
+        threads: worker threads for each runtime, >= 1.
+        time_limit_s: a single command to a worker (loading, or all photos in one style) that takes longer is a failure.
+        progress: called with each verdict as it comes.
+
+    Raises:
+        UsageError: no bundle, no photos, an unreadable photo, an unknown runtime or artifact name, an altered
+            reference, or nothing to verify.
+        MissingRuntimeError: ONNX Runtime, which runs the float model, or a runtime named in ``runtimes`` is missing.
+        FileTroubleError: no room for the temporary pictures.
+    """
+    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    if threads < 1:
+        raise UsageError(f"threads is {threads}: give at least 1.")
+    for name in runtimes or ():
+        require(get_runtime(name))
+    require(get_runtime("onnxruntime"))
+    chosen = _choose(opened, artifacts)
+    pairs, left_out = _pair(chosen, runtimes)
+    reference = opened.manifest.reference
+    opened.check_file(reference.file, reference.sha256, reference.bytes)
+    photos = _find_photos(opened, images)
+    results = []
+    with disk_trouble("keep temporary pictures in", Path(tempfile.gettempdir())):
+        with tempfile.TemporaryDirectory(prefix="toonedge-verify-") as folder:
+            pictures = _ReferencePictures(opened, photos, Path(folder), threads, time_limit_s)
+            for artifact, runtime in pairs:
+                verdict = _verify_one(opened, artifact, runtime, pictures, threads, time_limit_s)
+                results.append(verdict)
+                if progress is not None:
+                    progress(verdict)
+    return Report(
+        model=opened.manifest.model.name,
+        checkpoint_sha256=opened.manifest.model.checkpoint_sha256,
+        created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        toonedge=opened.manifest.toonedge,
+        photos=tuple(photo.name for photo in photos),
+        host=describe_host(threads),
+        results=tuple(results),
+        left_out=left_out,
+    )
+
+
+def gate_of(artifact: Artifact) -> Gate:
+    """The thresholds an artifact is judged by: the first row of ``GATES`` that fits.
+
+    Raises:
+        UsageError: when no row fits.
+    """
+    image_output = artifact.io.output.layout is Layout.IMAGE
+    for row in GATES:
+        if (
+            row.precision is artifact.precision
+            and row.baked in (None, artifact.style is not None)
+            and row.style in (None, artifact.style)
+            and row.image_output in (None, image_output)
+        ):
+            return row.gate
+    raise UsageError(f"no gate is defined for {artifact.file!r} ({artifact.precision}): add a row to sdk.verify.GATES.")
+
+
+def shortfalls(gate: Gate, styles: Sequence[StyleFigures]) -> list[str]:
+    """What misses the gate, one clause each; empty when all is well. Whatever is not a number misses."""
+    found = []
+    for figures in styles:
+        if gate.max_abs is not None and not figures.max_abs <= gate.max_abs:
+            found.append(f"{figures.style}: max-abs {figures.max_abs:.3g} > {gate.max_abs:.3g}")
+        if gate.ssim_mean is not None and not figures.ssim.mean >= gate.ssim_mean:
+            found.append(f"{figures.style}: SSIM mean {figures.ssim.mean:.4f} < {gate.ssim_mean:g}")
+        if gate.ssim_worst is not None and not figures.ssim.worst >= gate.ssim_worst:
+            found.append(
+                f"{figures.style}: SSIM worst {figures.ssim.worst:.4f} < {gate.ssim_worst:g} ({figures.worst_photo})"
+            )
+    return found
+
+
+def load_photos(photos: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
+    """Photos as every artifact of a size gets them: cropped to its shape around the centre, resized, 8-bit values.
+
+    Returns:
+        ``N x H x W x 3`` float32, RGB, [0, 1], every value a multiple of 1/255.
+    """
+    height, width = size
+    fitted = [resize(centre_crop(read_photo(photo).rgb, width / height), height, width) for photo in photos]
+    return np.stack(fitted).astype(np.float32) / np.float32(255)
+
+
+class _ReferencePictures:
+    """The photos and the float model's pictures of them, made when a size is first asked for and kept on disk."""
+
+    def __init__(self, bundle: Bundle, photos: Sequence[Path], folder: Path, threads: int, time_limit_s: float) -> None:
+        self._bundle = bundle
+        self.photos = photos
+        self._folder = folder
+        self._threads = threads
+        self._time_limit_s = time_limit_s
+        self._made: dict[tuple[int, int], Path] = {}
+
+    def get(self, size: tuple[int, int]) -> tuple[Path, dict[str, Path]]:
+        """The ``.npy`` of the photos, and of the reference's pictures by style."""
+        if size not in self._made:
+            self._made[size] = self._make(size)
+        folder = self._made[size]
+        return folder / "photos.npy", {
+            style: folder / f"style{index}.npy" for index, style in enumerate(self._bundle.styles)
+        }
+
+    def _make(self, size: tuple[int, int]) -> Path:
+        folder = self._folder / f"{size[0]}x{size[1]}"
+        folder.mkdir()
+        photos = folder / "photos.npy"
+        np.save(photos, load_photos(self.photos, size))
+        reference: Reference = self._bundle.manifest.reference
+        try:
+            with Worker(threads=self._threads, time_limit_s=self._time_limit_s) as worker:
+                worker.load(RUNTIMES["onnxruntime"], self._bundle.path(reference), reference.io)
+                for index, style in enumerate(self._bundle.styles):
+                    worker.produce(photos, _weights(self._bundle, style), folder / f"style{index}.npy")
+        except WorkerError as error:
+            raise UsageError(
+                f"the float model {reference.file!r} does not run at {size[0]}x{size[1]}: {error}."
+            ) from error
+        for index, style in enumerate(self._bundle.styles):
+            if not np.isfinite(np.load(folder / f"style{index}.npy", mmap_mode="r")).all():
+                raise UsageError(f"the float model {reference.file!r} gives values that are not finite in {style!r}.")
+        return folder
+
+
+def _verify_one(
+    bundle: Bundle,
+    artifact: Artifact,
+    runtime: Runtime,
+    pictures: _ReferencePictures,
+    threads: int,
+    time_limit_s: float,
+) -> Verdict:
+    verdict = _Draft(artifact, runtime)
+    try:
+        check_path(bundle.path(artifact), artifact.sha256, artifact.bytes)
+    except UsageError as error:
+        return verdict.end(Outcome.FAIL, str(error), altered=True)
+    availability = runtime.available()
+    if not availability.ok:
+        return verdict.end(Outcome.NOT_RUNNABLE, availability.reason)
+    photos, references = pictures.get(artifact.size)
+    styles = bundle.styles if artifact.style is None else (artifact.style,)
+    names = [photo.name for photo in pictures.photos]
+    figures: list[StyleFigures] = []
+    runs_ms: list[float] = []
+    try:
+        with Worker(threads=threads, time_limit_s=time_limit_s) as worker:
+            load_ms = worker.load(_reference_of(runtime), bundle.path(artifact), artifact.io)
+            for style in styles:
+                weights = None if artifact.style is not None else _weights(bundle, style)
+                compared = worker.compare(photos, weights, references[style])
+                figures.append(_figures(style, names, compared))
+                runs_ms += compared["run_ms"]
+            peak_rss_bytes = worker.peak_rss_bytes()
+    except WorkerError as error:
+        return verdict.end(Outcome.FAIL, str(error))
+    missed = shortfalls(verdict.gate, figures)
+    return verdict.end(
+        Outcome.FAIL if missed else Outcome.PASS,
+        "; ".join(missed),
+        figures=figures,
+        latency_ms=_latency(runtime, runs_ms, threads),
+        load_ms=load_ms,
+        peak_rss_bytes=peak_rss_bytes or None,
+    )
+
+
+class _Draft:
+    """A verdict in the making: what is known of every pair, whatever comes."""
+
+    def __init__(self, artifact: Artifact, runtime: Runtime) -> None:
+        self.artifact = artifact
+        self.runtime = runtime
+        self.gate = gate_of(artifact)
+
+    def end(
+        self,
+        outcome: Outcome,
+        reason: str,
+        *,
+        figures: Sequence[StyleFigures] = (),
+        latency_ms: Latency | None = None,
+        load_ms: float | None = None,
+        peak_rss_bytes: int | None = None,
+        altered: bool = False,
+    ) -> Verdict:
+        artifact, runtime = self.artifact, self.runtime
+        return Verdict(
+            file=artifact.file,
+            target=artifact.target,
+            backend=artifact.backend,
+            precision=artifact.precision,
+            style=artifact.style,
+            runtime=runtime.name,
+            kind=runtime.kind,
+            verdict=outcome,
+            reason=reason,
+            gates=self.gate,
+            bytes=artifact.bytes,
+            images=figures[0].images if figures else 0,
+            max_abs=_worst([f.max_abs for f in figures], max) if figures else None,
+            psnr_db=_spread([f.psnr_db for f in figures]) if figures else None,
+            ssim=_spread([f.ssim for f in figures]) if figures else None,
+            latency_ms=latency_ms,
+            load_ms=load_ms,
+            peak_rss_bytes=peak_rss_bytes,
+            styles=tuple(figures),
+            altered=altered,
+        )
+
+
+def _figures(style: str, photos: Sequence[str], compared: dict[str, list[float]]) -> StyleFigures:
+    ssims = compared["ssim"]
+    # A picture with values that are not finite is the worst there is.
+    worst = min(range(len(ssims)), key=lambda index: -math.inf if math.isnan(ssims[index]) else ssims[index])
+    return StyleFigures(
+        style=style,
+        images=len(ssims),
+        max_abs=_worst(compared["max_abs"], max),
+        psnr_db=Spread(mean=float(np.mean(compared["psnr_db"])), worst=_worst(compared["psnr_db"], min)),
+        ssim=Spread(mean=float(np.mean(ssims)), worst=_worst(ssims, min)),
+        worst_photo=photos[worst],
+    )
+
+
+def _spread(parts: Sequence[Spread]) -> Spread:
+    return Spread(mean=float(np.mean([part.mean for part in parts])), worst=_worst([p.worst for p in parts], min))
+
+
+def _worst(values: Sequence[float], pick: Callable[[Sequence[float]], float]) -> float:
+    return math.nan if any(math.isnan(value) for value in values) else pick(values)
+
+
+def _latency(runtime: Runtime, runs_ms: Sequence[float], threads: int) -> Latency | None:
+    counted = runs_ms[_WARM_UP:]
+    return summarize(counted, threads=threads) if counted and runtime.kind in TIMED_KINDS else None
+
+
+def _weights(bundle: Bundle, style: str) -> list[float]:
+    return [float(name == style) for name in bundle.styles]
+
+
+def _reference_of(runtime: Runtime) -> str:
+    return RUNTIMES[runtime.name]
+
+
+def _choose(bundle: Bundle, names: Sequence[str] | None) -> tuple[Artifact, ...]:
+    chosen = bundle.artifacts if names is None else tuple(bundle.artifact(name) for name in names)
+    if not chosen:
+        raise UsageError(f"the bundle {str(bundle.folder)!r} has no artifacts to verify: export some into it.")
+    return chosen
+
+
+def _pair(
+    artifacts: Sequence[Artifact], names: Sequence[str] | None
+) -> tuple[list[tuple[Artifact, Runtime]], tuple[Passed, ...]]:
+    """Every artifact with every runtime that serves it.
+
+    A runtime that this host cannot have (Core ML outside macOS) is left out when another one serves the artifact, and
+    said to be.
+    """
+    pairs: list[tuple[Artifact, Runtime]] = []
+    left_out: dict[str, Passed] = {}
+    for artifact in artifacts:
+        serving = runtimes_for(artifact.target, names)
+        able = [runtime for runtime in serving if not runtime.available().by_host]
+        for runtime in serving:
+            availability = runtime.available()
+            if availability.by_host and able:
+                left_out[runtime.name] = Passed(runtime=runtime.name, reason=availability.reason)
+            else:
+                pairs.append((artifact, runtime))
+    if not pairs:
+        targets = ", ".join(sorted({artifact.target.value for artifact in artifacts}))
+        raise UsageError(f"none of the runtimes {', '.join(names or ())} serves what the bundle has ({targets}).")
+    return pairs, tuple(left_out.values())
+
+
+def _find_photos(bundle: Bundle, images: str | Path | Sequence[str | Path] | None) -> list[Path]:
+    if isinstance(images, str | Path):
+        return list(list_photos(images))
+    if images is not None:
+        if not images:
+            raise UsageError("no photos were given to verify with: name a folder of photos.")
+        return [Path(image) for image in images]
+    ours = Path(__file__).resolve().parents[1] / "edge_tests" / "photos" / "test"
+    if ours.is_dir():
+        return list(list_photos(ours))
+    pictures = bundle.manifest.reference.pictures
+    photos = {picture.photo: picture.photo_sha256 for picture in pictures}
+    if not photos:
+        raise UsageError(f"the bundle {str(bundle.folder)!r} holds no reference photos: name a folder with --images.")
+    for photo, sha256 in photos.items():
+        bundle.check_file(photo, sha256)
+    return [bundle.path(photo) for photo in sorted(photos)]
+
+
+__all__ = [
+    "GATES",
+    "Gate",
+    "GateRow",
+    "Outcome",
+    "Passed",
+    "Report",
+    "Spread",
+    "StyleFigures",
+    "Verdict",
+    "gate_of",
+    "load_photos",
+    "shortfalls",
+    "verify",
+]
