@@ -8,10 +8,11 @@ bad one. An altered file is not loaded at all.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import math
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 
 from sdk.bundle import Artifact, Bundle, Reference, check_path
 from sdk.errors import ExitCode, UsageError
-from sdk.files import disk_trouble
+from sdk.files import disk_trouble, trouble
 from sdk.host import Host, describe_host
 from sdk.imaging import centre_crop, list_photos, read_photo, resize
 from sdk.latency import Latency, summarize
@@ -106,9 +107,9 @@ class StyleFigures:
 class Verdict:
     """One artifact under one runtime.
 
-    ``max_abs``, ``psnr_db`` and ``ssim`` are over all photos and styles; they, ``gates``' counterparts in ``styles`` and
-    the measurements are ``None`` or empty when nothing ran. ``latency_ms`` and ``load_ms`` are only there for the kinds
-    ``device`` and ``host``. ``images`` counts photos.
+    ``max_abs``, ``psnr_db`` and ``ssim`` are over all photos and styles, and ``styles`` has them one by one; all are
+    ``None`` or empty when nothing ran. ``latency_ms`` and ``load_ms`` are only there for the kinds ``device`` and
+    ``host``. ``images`` counts photos. ``altered``: the file is not the one the manifest describes; it was not loaded.
     """
 
     file: str
@@ -220,14 +221,13 @@ def verify(
     opened.check_file(reference.file, reference.sha256, reference.bytes)
     photos = _find_photos(opened, images)
     results = []
-    with disk_trouble("keep temporary pictures in", Path(tempfile.gettempdir())):
-        with tempfile.TemporaryDirectory(prefix="toonedge-verify-") as folder:
-            pictures = _ReferencePictures(opened, photos, Path(folder), threads, time_limit_s)
-            for artifact, runtime in pairs:
-                verdict = _verify_one(opened, artifact, runtime, pictures, threads, time_limit_s)
-                results.append(verdict)
-                if progress is not None:
-                    progress(verdict)
+    with _temporary_folder() as folder:
+        pictures = _ReferencePictures(opened, photos, folder, threads=threads, time_limit_s=time_limit_s)
+        for artifact, runtime in pairs:
+            verdict = _verify_one(opened, artifact, runtime, pictures)
+            results.append(verdict)
+            if progress is not None:
+                progress(verdict)
     return Report(
         model=opened.manifest.model.name,
         checkpoint_sha256=opened.manifest.model.checkpoint_sha256,
@@ -287,12 +287,14 @@ def load_photos(photos: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
 class _ReferencePictures:
     """The photos and the float model's pictures of them, made when a size is first asked for and kept on disk."""
 
-    def __init__(self, bundle: Bundle, photos: Sequence[Path], folder: Path, threads: int, time_limit_s: float) -> None:
+    def __init__(
+        self, bundle: Bundle, photos: Sequence[Path], folder: Path, *, threads: int, time_limit_s: float
+    ) -> None:
         self._bundle = bundle
         self.photos = photos
         self._folder = folder
-        self._threads = threads
-        self._time_limit_s = time_limit_s
+        self.threads = threads
+        self.time_limit_s = time_limit_s
         self._made: dict[tuple[int, int], Path] = {}
 
     def get(self, size: tuple[int, int]) -> tuple[Path, dict[str, Path]]:
@@ -306,33 +308,33 @@ class _ReferencePictures:
 
     def _make(self, size: tuple[int, int]) -> Path:
         folder = self._folder / f"{size[0]}x{size[1]}"
-        folder.mkdir()
         photos = folder / "photos.npy"
-        np.save(photos, load_photos(self.photos, size))
+        loaded = load_photos(self.photos, size)
+        with disk_trouble("keep pictures in", folder):
+            folder.mkdir()
+            np.save(photos, loaded)
         reference: Reference = self._bundle.manifest.reference
         try:
-            with Worker(threads=self._threads, time_limit_s=self._time_limit_s) as worker:
+            with Worker(threads=self.threads, time_limit_s=self.time_limit_s) as worker:
                 worker.load(RUNTIMES["onnxruntime"], self._bundle.path(reference), reference.io)
                 for index, style in enumerate(self._bundle.styles):
                     worker.produce(photos, _weights(self._bundle, style), folder / f"style{index}.npy")
         except WorkerError as error:
+            if error.errno is not None:
+                raise trouble("keep pictures in", folder, OSError(error.errno, str(error))) from error
             raise UsageError(
-                f"the float model {reference.file!r} does not run at {size[0]}x{size[1]}: {error}."
+                f"the float model {reference.file!r} does not run at {size[0]}x{size[1]} ({error}): export it again."
             ) from error
         for index, style in enumerate(self._bundle.styles):
             if not np.isfinite(np.load(folder / f"style{index}.npy", mmap_mode="r")).all():
-                raise UsageError(f"the float model {reference.file!r} gives values that are not finite in {style!r}.")
+                raise UsageError(
+                    f"the float model {reference.file!r} gives values that are not finite in the style {style!r}: "
+                    "train or export it again."
+                )
         return folder
 
 
-def _verify_one(
-    bundle: Bundle,
-    artifact: Artifact,
-    runtime: Runtime,
-    pictures: _ReferencePictures,
-    threads: int,
-    time_limit_s: float,
-) -> Verdict:
+def _verify_one(bundle: Bundle, artifact: Artifact, runtime: Runtime, pictures: _ReferencePictures) -> Verdict:
     verdict = _Draft(artifact, runtime)
     try:
         check_path(bundle.path(artifact), artifact.sha256, artifact.bytes)
@@ -347,8 +349,8 @@ def _verify_one(
     figures: list[StyleFigures] = []
     runs_ms: list[float] = []
     try:
-        with Worker(threads=threads, time_limit_s=time_limit_s) as worker:
-            load_ms = worker.load(_reference_of(runtime), bundle.path(artifact), artifact.io)
+        with Worker(threads=pictures.threads, time_limit_s=pictures.time_limit_s) as worker:
+            load_ms = worker.load(RUNTIMES[runtime.name], bundle.path(artifact), artifact.io)
             for style in styles:
                 weights = None if artifact.style is not None else _weights(bundle, style)
                 compared = worker.compare(photos, weights, references[style])
@@ -362,7 +364,7 @@ def _verify_one(
         Outcome.FAIL if missed else Outcome.PASS,
         "; ".join(missed),
         figures=figures,
-        latency_ms=_latency(runtime, runs_ms, threads),
+        latency_ms=_latency(runtime, runs_ms, pictures.threads),
         load_ms=load_ms,
         peak_rss_bytes=peak_rss_bytes or None,
     )
@@ -443,8 +445,12 @@ def _weights(bundle: Bundle, style: str) -> list[float]:
     return [float(name == style) for name in bundle.styles]
 
 
-def _reference_of(runtime: Runtime) -> str:
-    return RUNTIMES[runtime.name]
+@contextlib.contextmanager
+def _temporary_folder() -> Iterator[Path]:
+    with disk_trouble("keep pictures in", Path(tempfile.gettempdir())):
+        folder = tempfile.TemporaryDirectory(prefix="toonedge-verify-")
+    with folder as name:
+        yield Path(name)
 
 
 def _choose(bundle: Bundle, names: Sequence[str] | None) -> tuple[Artifact, ...]:
