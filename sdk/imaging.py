@@ -18,7 +18,7 @@ import warnings
 import zlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -85,6 +85,9 @@ class Photo:
         return int(self.rgb.shape[1])
 
 
+#: What every function that works on a photo takes.
+PhotoLike: TypeAlias = str | os.PathLike[str] | Photo | Image.Image | np.ndarray
+
 # ---------------------------------------------------------------------------------------------------------- reading
 
 
@@ -120,17 +123,20 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         raise trouble("read photo", path, error) from error
 
 
-def as_photo(image: str | os.PathLike[str] | Image.Image | np.ndarray, *, name: str = "photo") -> Photo:
-    """A photo from a path, a Pillow image or an array.
+def as_photo(image: PhotoLike, *, name: str = "photo") -> Photo:
+    """A photo from whatever holds one.
 
     Args:
-        image: a path (see ``read_photo``); a Pillow image of any mode (its EXIF and ICC profile are honoured); or an
-            sRGB array ``H x W``, ``H x W x 3`` or ``H x W x 4`` (alpha last) of uint8, uint16, or floats in [0, 1].
+        image: a path (see ``read_photo``); a ``Photo``, given back as it is; a Pillow image of any mode (its EXIF and
+            ICC profile are honoured); or an sRGB array ``H x W``, ``H x W x 3`` or ``H x W x 4`` (alpha last) of uint8,
+            uint16, or floats in [0, 1].
         name: what stands for a nameless picture in messages.
 
     Raises:
         UsageError: an array of another shape, type or range; and all that ``read_photo`` raises.
     """
+    if isinstance(image, Photo):
+        return image
     if isinstance(image, (str, os.PathLike)):
         return read_photo(image)
     if isinstance(image, np.ndarray):
