@@ -215,8 +215,8 @@ def verify(
     for name in runtimes or ():
         require(get_runtime(name))
     require(get_runtime("onnxruntime"))
-    chosen = _choose(opened, artifacts)
-    pairs, left_out = _pair(chosen, runtimes)
+    chosen = opened.artifacts if artifacts is None else tuple(opened.artifact(name) for name in artifacts)
+    pairs, left_out = pair_with_runtimes(opened, chosen, runtimes)
     reference = opened.manifest.reference
     opened.check_file(reference.file, reference.sha256, reference.bytes)
     photos = _find_photos(opened, images)
@@ -453,21 +453,24 @@ def _temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def _choose(bundle: Bundle, names: Sequence[str] | None) -> tuple[Artifact, ...]:
-    chosen = bundle.artifacts if names is None else tuple(bundle.artifact(name) for name in names)
-    if not chosen:
-        raise UsageError(f"the bundle {str(bundle.folder)!r} has no artifacts to verify: export some into it.")
-    return chosen
-
-
-def _pair(
-    artifacts: Sequence[Artifact], names: Sequence[str] | None
+def pair_with_runtimes(
+    bundle: Bundle, artifacts: Sequence[Artifact], names: Sequence[str] | None
 ) -> tuple[list[tuple[Artifact, Runtime]], tuple[Passed, ...]]:
     """Every artifact with every runtime that serves it.
 
     A runtime that this host cannot have (Core ML outside macOS) is left out when another one serves the artifact, and
-    said to be.
+    is the second part of what is returned.
+
+    Args:
+        bundle: where the artifacts are from, for messages.
+        artifacts: some of its artifacts.
+        names: runtimes to choose from; ``None`` is all.
+
+    Raises:
+        UsageError: no artifacts, an unknown runtime, or no pair at all.
     """
+    if not artifacts:
+        raise UsageError(f"the bundle {str(bundle.folder)!r} has no artifacts: export some into it.")
     pairs: list[tuple[Artifact, Runtime]] = []
     left_out: dict[str, Passed] = {}
     for artifact in artifacts:
@@ -481,7 +484,10 @@ def _pair(
                 pairs.append((artifact, runtime))
     if not pairs:
         targets = ", ".join(sorted({artifact.target.value for artifact in artifacts}))
-        raise UsageError(f"none of the runtimes {', '.join(names or ())} serves what the bundle has ({targets}).")
+        chosen = ", ".join(names or ())
+        raise UsageError(
+            f"no artifact here is served by the runtime {chosen or 'list given'}: the bundle has {targets}."
+        )
     return pairs, tuple(left_out.values())
 
 
@@ -516,6 +522,7 @@ __all__ = [
     "Verdict",
     "gate_of",
     "load_photos",
+    "pair_with_runtimes",
     "shortfalls",
     "verify",
 ]
