@@ -6,6 +6,7 @@ import math
 from pathlib import Path
 
 from sdk.files import write_atomically
+from sdk.host import Host
 from sdk.verify import Outcome, Report, Verdict
 
 _COLUMNS = (
@@ -25,13 +26,11 @@ _COLUMNS = (
 def markdown_text(report: Report) -> str:
     """One row an artifact and runtime, the reasons of what did not pass, and where it was measured."""
     lines = [
-        f"# {_escape(report.model)}: every artifact against the float model",
+        f"# {escape(report.model)}: every artifact against the float model",
         "",
         f"{len(report.photos)} photos, each style by itself; checkpoint `{report.checkpoint_sha256[:12]}`; "
         f"{report.created}.",
-        f"{_escape(report.host.cpu)} ({', '.join(report.host.isa) or 'no extensions known'}), "
-        f"{_escape(report.host.os)}, {report.host.threads} threads. "
-        "Latency is this host's and never a phone's; a reference executor has none.",
+        host_line(report.host),
         "",
         "| " + " | ".join(name for name, _ in _COLUMNS) + " |",
         "| " + " | ".join(rule for _, rule in _COLUMNS) + " |",
@@ -39,8 +38,8 @@ def markdown_text(report: Report) -> str:
     lines += ["| " + " | ".join(_cells(verdict)) + " |" for verdict in report.results]
     counts = {outcome: sum(v.verdict is outcome for v in report.results) for outcome in Outcome}
     lines += ["", ", ".join(f"{count} {outcome}" for outcome, count in counts.items() if count) + "."]
-    notes = [f"- `{v.file}` ({v.runtime}): {v.verdict}: {_escape(v.reason)}" for v in report.results if v.reason]
-    notes += [f"- {p.runtime}: not on this host: {_escape(p.reason)}; another runtime served." for p in report.left_out]
+    notes = [f"- `{v.file}` ({v.runtime}): {v.verdict}: {escape(v.reason)}" for v in report.results if v.reason]
+    notes += [f"- {p.runtime}: not on this host: {escape(p.reason)}; another runtime served." for p in report.left_out]
     if notes:
         lines += ["", *notes]
     return "\n".join(lines) + "\n"
@@ -77,5 +76,14 @@ def _number(value: float | None, form: str) -> str:
     return form.format(value) if math.isfinite(value) else "not finite"
 
 
-def _escape(text: str) -> str:
+def host_line(host: Host) -> str:
+    """The machine, and what its figures are not."""
+    return (
+        f"{escape(host.cpu)} ({', '.join(host.isa) or 'no extensions known'}), {escape(host.os)}, "
+        f"{host.threads} threads. Latency is this host's and never a phone's; a reference executor has none."
+    )
+
+
+def escape(text: str) -> str:
+    """Text that cannot break a table."""
     return text.replace("|", "\\|").replace("\n", " ")
