@@ -21,6 +21,7 @@ OpenCV's thread pool deadlocks after ``fork``: call ``cv2.setNumThreads(1)`` in 
 
 from __future__ import annotations
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable
@@ -34,17 +35,29 @@ import numpy as np
 import typer
 from numpy.typing import NDArray
 
-from sdk.errors import FileTroubleError, ToonEdgeError, UsageError, unknown_name
+from sdk import imaging
+from sdk.errors import GateError, ToonEdgeError, UsageError, unknown_name
+from sdk.metrics import ssim
 
 Image8 = NDArray[np.uint8]
 Plane = NDArray[Any]  # H x W float32; OpenCV's own types do not say so
 Planes = tuple[Plane, Plane, Plane]
 
-MARGIN = 56
-"""Working-size pixels from a crop's border beyond which the crop of a teacher equals the teacher of the crop."""
+MARGIN = 24
+"""Working-size pixels from a crop's border beyond which the crop of a teacher is the teacher of the crop, within one
+level of 255 (crops at even offsets)."""
 
 MIN_SIZE = 32
 """Smallest photo side in pixels (at twice the working size)."""
+
+MAX_SSIM_TO_PHOTO = 0.80
+"""Gate: a style at least this far from the photo, on average."""
+
+MAX_SSIM_BETWEEN = 0.85
+"""Gate: any two styles at least this far from each other, on average."""
+
+MIN_STABILITY = 0.93
+"""Gate: a style must not change more than this under noise and JPEG, on average."""
 
 _BORDER = cv2.BORDER_REFLECT_101
 
@@ -148,7 +161,6 @@ class Layers:
 
     def __init__(self, photo: Image8) -> None:
         self._photo = photo
-        self._painted: dict[float, Planes] = {}
 
     @cached_property
     def clean(self) -> Image8:
@@ -170,10 +182,11 @@ class Layers:
         """H x W x 3 float32: lightness in [0, 1], a and b divided by 255; flattened."""
         lab: NDArray[Any] = self.clean
         for _ in range(2):
-            lab = cv2.bilateralFilter(lab, 9, 20, 3.5, borderType=_BORDER)
-        lab = cv2.bilateralFilter(_half(lab), 7, 16, 2.5, borderType=_BORDER).astype(np.float32)
+            lab = cv2.bilateralFilter(lab, 9, 15, 3.5, borderType=_BORDER)
+        lab = cv2.bilateralFilter(_half(lab), 7, 13, 2.5, borderType=_BORDER).astype(np.float32)
         lab[..., 1:] -= 128.0
-        return lab * np.float32(1.0 / 255.0)
+        lab *= np.float32(1.0 / 255.0)
+        return lab
 
     @cached_property
     def flat(self) -> Planes:
@@ -181,13 +194,20 @@ class Layers:
         lab = self._flat_lab
         return lab[..., 0], lab[..., 1] * 255.0, lab[..., 2] * 255.0
 
-    def painted(self, radius: float) -> Planes:
-        """``flat`` turned into paint patches of about ``radius`` working-size pixels; eyes and teeth half kept."""
-        if radius not in self._painted:
-            lab = _sectors(self._flat_lab, radius)
-            lab[..., 0] += 0.5 * (self._flat_lab[..., 0] - lab[..., 0])
-            self._painted[radius] = lab[..., 0], lab[..., 1] * 255.0, lab[..., 2] * 255.0
-        return self._painted[radius]
+    @cached_property
+    def dodge(self) -> Plane:
+        """H x W in (0, 1]: lightness over its surroundings, 1 where lighter; pupils, hair and creases come out dark."""
+        luma = _half(self.luma)
+        return np.clip((luma + 0.02) / (_blur(luma, 5.0) + 0.02), 0.0, 1.0)
+
+    def painted(self, radius: float, detail: float = 0.5) -> Planes:
+        """``flat`` turned into paint patches of about ``radius`` working-size pixels.
+
+        A share ``detail`` of what the patches lose in lightness is given back: eyes and teeth stay readable.
+        """
+        lab = _sectors(self._flat_lab, radius)
+        lab[..., 0] += detail * (self._flat_lab[..., 0] - lab[..., 0])
+        return lab[..., 0], lab[..., 1] * 255.0, lab[..., 2] * 255.0
 
     @cached_property
     def _tangent(self) -> tuple[Plane, Plane]:
@@ -226,6 +246,10 @@ class Layers:
         """H x W ink in [0, 1]: lines of about 1.5 working-size pixels; a ramp from ``threshold`` over ``width``."""
         return _half(_ramp(self._fine_edges, threshold, threshold + width))
 
+    def fine_gap(self, threshold: float, width: float) -> Plane:
+        """H x W in [0, 1]: like ``fine_ink``, on the light side of the edge."""
+        return _half(_ramp(-self._fine_edges, threshold, threshold + width))
+
     def bold_ink(self, threshold: float, width: float) -> Plane:
         """H x W ink in [0, 1]: lines of about 2.5 working-size pixels."""
         return _half(_ramp(self._bold_edges, threshold, threshold + width))
@@ -247,55 +271,54 @@ def _comic(layers: Layers) -> Image8:
 def _anime(layers: Layers) -> Image8:
     lightness, a, b = layers.painted(1.6)
     # About gamma 0.8 in the middle, but blacks and dark skin rise less than a gamma would lift them.
-    tone = lightness + 0.70 * lightness * lightness * (1.0 - lightness)
+    tone = lightness + 0.78 * lightness * lightness * (1.0 - lightness)
     tone = tone + 0.10 * (1.0 - lightness) ** 3.5
-    tone = tone + 0.03 * np.tanh((lightness - 0.5) / 0.05) * (1.0 - np.abs(2.0 * lightness - 1.0))
+    tone = tone + 0.05 * np.tanh((lightness - 0.5) / 0.06) * (1.0 - np.abs(2.0 * lightness - 1.0))
     glow = _blur(_ramp(tone, 0.6, 1.0), 4.0)
     tone = 1.0 - (1.0 - tone) * (1.0 - 0.30 * glow)
     cool = (1.0 - _ramp(lightness, 0.1, 0.65)) * (1.0 - 0.85 * _skin(a, b)) * 12.0 / (12.0 + np.hypot(a, b))
     a, b = _vivid((lightness, a, b), 1.65, 84.0, 1.2)
     rgb = _lab_to_rgb(tone, a + 5.0 * cool, b - 18.0 * cool)
-    ink = layers.fine_ink(0.011, 0.032)[..., None]
+    ink = layers.fine_ink(0.010, 0.030)[..., None]
     # A power darkens and saturates: the line takes a deep tint of what it borders on.
-    return _to_rgb8(rgb ** (1.0 + 1.1 * ink) * (1.0 - 0.55 * ink))
+    return _to_rgb8(rgb ** (1.0 + 1.2 * ink) * (1.0 - 0.55 * ink))
 
 
 def _cel(layers: Layers) -> Image8:
-    lightness, a, b = layers.painted(2.2)
-    tone = 0.22 * lightness
+    lightness, a, b = layers.painted(2.4, 0.6)
+    tone = 0.20 * lightness
     for edge, height in ((0.18, 0.26), (0.43, 0.30), (0.70, 0.28)):
-        tone = tone + 0.78 * height / 0.84 * 0.5 * (1.0 + np.tanh((lightness - edge) / 0.035))
-    tone = 0.02 + 0.96 * tone
+        tone = tone + 0.80 * height / 0.84 * 0.5 * (1.0 + np.tanh((lightness - edge) / 0.035))
+    tone = (0.02 + 0.96 * tone) * layers.dodge**0.4
     warm = _ramp(tone, 0.3, 0.9) - 0.5
     chroma = np.hypot(a, b)
     coloured = chroma / (chroma + 10.0)
     a, b = _vivid((lightness, a, b), 1.9, 92.0, 1.3)
     rgb = _lab_to_rgb(tone, a + 4.0 * warm * coloured, b + 15.0 * warm * (0.15 + 0.85 * coloured))
-    return _to_rgb8(rgb * (1.0 - layers.bold_ink(0.018, 0.024))[..., None])
+    return _to_rgb8(rgb * (1.0 - layers.bold_ink(0.017, 0.022))[..., None])
 
 
 def _pencil(layers: Layers) -> Image8:
-    luma = _half(layers.luma)
-    dodge = np.clip((luma + 0.02) / (_blur(luma, 5.0) + 0.02), 0.0, 1.0)
     tone = 0.17 + 0.83 * _ramp(layers.flat[0], -0.12, 0.92)
-    grey = tone * dodge**1.2 * (1.0 - 0.85 * layers.fine_ink(0.006, 0.022))
+    grey = tone * layers.dodge**1.2 * (1.0 - 0.85 * layers.fine_ink(0.006, 0.022))
     return _to_rgb8(grey[..., None] * np.array([0.990, 0.975, 0.940], np.float32))
 
 
 def _watercolor(layers: Layers) -> Image8:
-    lightness, a, b = layers.painted(2.0)
+    lightness, a, b = layers.painted(3.2, 0.6)
     a, b = _blur(a, 1.5), _blur(b, 1.5)  # colour bleeds over the drawing
-    tone = np.sqrt(lightness * lightness + 0.28**2) + 0.01 + 0.19 * _ramp(lightness, 0.40, 0.85)
+    tone = np.sqrt(lightness * lightness + 0.33**2) + 0.19 * _ramp(lightness, 0.40, 0.85)
     tone = 1.0 - np.log1p(np.exp((0.985 - tone) * 30.0)) / 30.0  # paper white, reached softly
     gx = cv2.Sobel(lightness, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8, borderType=_BORDER)
     gy = cv2.Sobel(lightness, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8, borderType=_BORDER)
-    rim = np.tanh(_blur(np.hypot(gx, gy), 0.6) / 0.05)
-    pool = np.clip(_blur(lightness, 6.0) - lightness, -0.09, 0.18)  # pigment runs to the darker side of an edge
-    density = 0.9 * rim + 3.2 * pool + 0.7 * layers.fine_ink(0.012, 0.030)
+    rim = np.tanh(_blur(np.hypot(gx, gy), 0.9) / 0.06)
+    pool = np.clip(_blur(lightness, 6.0) - lightness, -0.09, 0.14)  # pigment runs to the darker side of an edge
+    density = 1.3 * rim + 3.4 * pool + 0.6 * layers.fine_ink(0.010, 0.030)
     shade = (1.0 - _ramp(lightness, 0.0, 0.4)) * (1.0 - 0.8 * _skin(a, b)) * 8.0 / (8.0 + np.hypot(a, b))
-    a, b = _vivid((lightness, a, b), 0.92, 48.0, 0.90)
+    a, b = _vivid((lightness, a, b), 1.20, 48.0, 0.95)
     rgb = _lab_to_rgb(tone, a + 2.0 * shade, b - 7.0 * shade)
     rgb = rgb - (rgb - rgb * rgb) * density[..., None]
+    rgb = rgb + (1.0 - rgb) * 0.7 * layers.fine_gap(0.010, 0.035)[..., None]
     return _to_rgb8(rgb * np.array([1.0, 0.992, 0.965], np.float32))
 
 
@@ -412,20 +435,8 @@ def disturb(photo: Image8, seed: int = 0) -> Image8:
     return np.asarray(cv2.cvtColor(decoded, cv2.COLOR_BGR2RGB), np.uint8)
 
 
-def ssim(x: Image8, y: Image8) -> float:
-    """Mean SSIM of two H x W x 3 uint8 RGB pictures (Wang et al. 2004).
-
-    Gaussian 11 x 11 window of sigma 1.5, data range 255, K1 0.01, K2 0.03, over whole windows, averaged over channels.
-    """
-
-    def window(z: NDArray[Any]) -> NDArray[Any]:
-        return cv2.GaussianBlur(z, (11, 11), 1.5)[5:-5, 5:-5]
-
-    p, q = x.astype(np.float64), y.astype(np.float64)
-    mp, mq = window(p), window(q)
-    vp, vq, cov = window(p * p) - mp * mp, window(q * q) - mq * mq, window(p * q) - mp * mq
-    c1, c2 = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    return float((((2 * mp * mq + c1) * (2 * cov + c2)) / ((mp * mp + mq * mq + c1) * (vp + vq + c2))).mean())
+def _ssim8(x: Image8, y: Image8) -> float:
+    return ssim(x / np.float32(255.0), y / np.float32(255.0))
 
 
 def measure(photos: Iterable[Image8], styles: Iterable[str]) -> StyleFigures:
@@ -443,9 +454,12 @@ def measure(photos: Iterable[Image8], styles: Iterable[str]) -> StyleFigures:
         seconds += time.perf_counter() - start
         again = render_all(disturb(photo), names)
         small = _half(photo)
-        to_photo.append([ssim(small, drawn[s]) for s in names])
-        between.append([[ssim(drawn[s], drawn[t]) for t in names] for s in names])
-        stability.append([ssim(drawn[s], again[s]) for s in names])
+        to_photo.append([_ssim8(small, drawn[s]) for s in names])
+        pairs = np.eye(len(names))
+        for i, j in itertools.combinations(range(len(names)), 2):
+            pairs[i, j] = pairs[j, i] = _ssim8(drawn[names[i]], drawn[names[j]])
+        between.append(pairs)
+        stability.append([_ssim8(drawn[s], again[s]) for s in names])
     if not to_photo:
         raise UsageError("cannot measure the styles: 0 photos were given; give at least one.")
     return StyleFigures(
@@ -458,24 +472,45 @@ def measure(photos: Iterable[Image8], styles: Iterable[str]) -> StyleFigures:
     )
 
 
+def gate_failures(found: StyleFigures) -> tuple[str, ...]:
+    """One sentence for each gate that the figures miss; empty when all pass."""
+    failures = []
+    for i, name in enumerate(found.styles):
+        if found.to_photo[i] > MAX_SSIM_TO_PHOTO:
+            failures.append(
+                f"{name} is too weak: SSIM to the photo {found.to_photo[i]:.3f}, at most {MAX_SSIM_TO_PHOTO} allowed."
+            )
+        if found.stability[i] < MIN_STABILITY:
+            failures.append(
+                f"{name} is unstable: SSIM under noise {found.stability[i]:.3f}, at least {MIN_STABILITY} needed."
+            )
+    for i, j in itertools.combinations(range(len(found.styles)), 2):
+        if found.between[i][j] > MAX_SSIM_BETWEEN:
+            failures.append(
+                f"{found.styles[i]} and {found.styles[j]} are too alike: SSIM {found.between[i][j]:.3f}, "
+                f"at most {MAX_SSIM_BETWEEN} allowed."
+            )
+    return tuple(failures)
+
+
 def contact_sheet(photos: Iterable[Image8], styles: Iterable[str]) -> Image8:
-    """One row a photo: the photo at the working size, then each style. All photos of one size."""
+    """One row a photo: the photo at the working size, then each style.
+
+    Args:
+        photos: 2H x 2W x 3 uint8 RGB each, all of one size.
+        styles: names from ``FILTERS``.
+
+    Returns:
+        (photos * H) x ((1 + styles) * W) x 3 uint8 RGB.
+    """
     names = list(styles)
     rows = [np.hstack([_half(p), *render_all(p, names).values()]) for p in photos]
     return np.vstack(rows)
 
 
-def _read_square(path: Path, size: int) -> Image8:
-    """The middle square of a photo, ``size`` x ``size`` x 3 uint8 RGB."""
-    bgr = cv2.imread(str(path), cv2.IMREAD_COLOR)
-    if bgr is None:
-        raise UsageError(f"cannot read the photo {path.name!r}: not a picture OpenCV knows; replace it.")
-    h, w = bgr.shape[:2]
-    side = min(h, w)
-    y, x = (h - side) // 2, (w - side) // 2
-    square = bgr[y : y + side, x : x + side]
-    how = cv2.INTER_AREA if side > size else cv2.INTER_CUBIC
-    return np.asarray(cv2.cvtColor(cv2.resize(square, (size, size), interpolation=how), cv2.COLOR_BGR2RGB), np.uint8)
+def read_square(path: Path, size: int) -> Image8:
+    """The middle square of a photo file, ``size`` x ``size`` x 3 uint8 RGB; errors as in ``sdk.imaging.read_photo``."""
+    return imaging.resize(imaging.centre_crop(imaging.read_photo(path).rgb, 1.0), size, size)
 
 
 def _main(
@@ -488,21 +523,17 @@ def _main(
     cv2.setNumThreads(1)
     try:
         names = [style_filter(s).name for s in style] if style else list(FILTERS)
-        paths = sorted(p for p in photos.rglob("*") if p.suffix.lower() in {".jpg", ".jpeg", ".png"})
-        if not paths:
-            raise UsageError(f"no photos in {str(photos)!r}: give a folder with JPEG or PNG files.")
-        pictures = [_read_square(p, 2 * size) for p in paths]
+        if sheet is not None:
+            imaging.check_save_path(sheet)
+        pictures = [read_square(path, 2 * size) for path in imaging.list_photos(photos)]
         found = measure(pictures, names)
         typer.echo(f"{found.photos} photos at {size} x {size}, {found.render_ms:.0f} ms a style (rendered together)\n")
         typer.echo(figures_table(found))
         if sheet is not None:
-            drawn = cv2.cvtColor(contact_sheet(pictures, names), cv2.COLOR_RGB2BGR)
-            _, coded = cv2.imencode(".png", drawn)
-            try:
-                sheet.write_bytes(coded.tobytes())
-            except OSError as why:
-                raise FileTroubleError(f"cannot write the contact sheet {str(sheet)!r}: {why.strerror}.") from why
+            imaging.save_picture(contact_sheet(pictures, names), sheet)
             typer.echo(f"\ncontact sheet: {sheet}")
+        if failures := gate_failures(found):
+            raise GateError(" ".join(failures))
     except ToonEdgeError as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(int(error.exit_code)) from error
