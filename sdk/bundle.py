@@ -9,12 +9,14 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -29,6 +31,9 @@ from sdk.spec import Backend, DType, IOSpec, Layout, Precision, Target, TensorSp
 SCHEMA = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected"
+
+#: Seconds after which a work folder that nothing was written to is taken for a killed process's.
+_FORGOTTEN_S = 24 * 3600
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -253,7 +258,7 @@ class _Node:
         return None if self.value.get(key) is None else read(self.get(key))
 
     def items(self) -> list[_Node]:
-        if not isinstance(self.value, list):
+        if not isinstance(self.value, list | tuple):  # a tuple when it never was JSON (``io_from_json``)
             raise self.fail("a list")
         return [_Node(value, f"{self.where}[{index}]", self.path) for index, value in enumerate(self.value)]
 
@@ -859,14 +864,17 @@ class BundleWriter:
         return self.target.with_name(f".{self.target.name}.old")
 
     def _recover(self) -> None:
-        """Puts back a bundle that a power cut left between the two renames, and removes a forgotten backup."""
-        if not self._backup.is_dir():
-            return
+        """Tidies up after a process that was killed: puts back a bundle that was left between the two renames, removes
+        a forgotten backup, and work folders that nobody has written to for a day.
+        """
         with disk_trouble("recover the bundle", self.target):
-            if self.target.exists():
-                shutil.rmtree(self._backup)
-            else:
+            if self._backup.is_dir() and not self.target.exists():
                 self._backup.rename(self.target)
+            elif self._backup.is_dir():
+                shutil.rmtree(self._backup)
+            for folder in self.target.parent.glob(f".{glob.escape(self.target.name)}.work-*"):
+                if time.time() - folder.stat().st_mtime > _FORGOTTEN_S:
+                    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _listed(manifest: Manifest) -> Iterable[str]:

@@ -69,7 +69,7 @@ def unknown_name(kind: str, value: str, known: Iterable[str]) -> UsageError:
         value: the name as given.
         known: the legal names.
     """
-    names = list(known)
+    names = [str(name) for name in known]  # an enumeration member would show as its repr
     near = difflib.get_close_matches(value.lower(), [n.lower() for n in names], n=1, cutoff=0.5)
     nearest = next((n for n in names if near and n.lower() == near[0]), None)
     hint = f"did you mean {nearest!r}? " if nearest else ""

@@ -18,7 +18,7 @@ _REMEDY = {
     errno.EACCES: "permission is missing: change it or choose another folder",
     errno.EPERM: "permission is missing: change it or choose another folder",
     errno.ENOTDIR: "a part of the path is a file, not a folder: choose another folder",
-    errno.EEXIST: "a file of that name is in the way: choose another name",
+    errno.EEXIST: "a part of the path is a file, not a folder: choose another folder",
     errno.EXDEV: "it lies on another disk than its parent folder: choose a folder below it",
     errno.EBUSY: "it is in use, perhaps as a mount point: choose a folder below it",
     errno.EIO: "the disk reports an input/output error: choose another disk",
