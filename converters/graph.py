@@ -132,11 +132,11 @@ class PictureOutput(nn.Module):
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.inner = graph  # not `graph`: torch.export makes this a GraphModule, which has an attribute of that name
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and, unless baked, ``N x S`` to ``N x 3 x H x W`` in [0, 255]."""
-        return (self.graph(image) if style is None else self.graph(image, style)) * 255.0
+        return (self.inner(image) if style is None else self.inner(image, style)) * 255.0
 
 
 def deployable(generator: Generator, *, style: np.ndarray | None = None) -> DeployGraph:
