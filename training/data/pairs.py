@@ -190,7 +190,9 @@ def degrade(rgb: np.ndarray, degradation: Degradation, rng: np.random.Generator)
         quality = int(rng.integers(degradation.jpeg_quality, 96))
         bgr = np.ascontiguousarray(out[..., ::-1])
         _, code = cv2.imencode(".jpg", bgr, [cv2.IMWRITE_JPEG_QUALITY, quality])
-        out = cv2.imdecode(code, cv2.IMREAD_COLOR)[..., ::-1]
+        decoded = cv2.imdecode(code, cv2.IMREAD_COLOR)
+        assert decoded is not None  # it was encoded the line before
+        out = decoded[..., ::-1]
     return out
 
 

@@ -1,0 +1,139 @@
+"""Losses between the network's picture and the teacher's.
+
+All take ``N x 3 x H x W`` RGB tensors on the [0, 1] scale (the network's picture may leave the range: the loss is taken
+before the clamp, so that gradients survive) and return a scalar, 0 for equal pictures.
+
+A new loss is one function here and one row of ``LOSSES``; its weight is then a key of ``loss:`` in a recipe.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdk.errors import MissingRuntimeError
+
+#: Window of SSIM (Wang et al. 2004): Gaussian, 11 pixels, sigma 1.5.
+SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
+_C1, _C2 = 0.01**2, 0.03**2
+
+
+def l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference."""
+    return (output - target).abs().mean()
+
+
+def gradient_l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of horizontal and of vertical neighbour differences: edges at the right places."""
+    error = output - target
+    across = error[..., :, 1:] - error[..., :, :-1]
+    down = error[..., 1:, :] - error[..., :-1, :]
+    return across.abs().mean() + down.abs().mean()
+
+
+def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
+    """``1 - SSIM``, mean over pixels, channels and pictures; differentiable."""
+    return 1.0 - ssim_map(output, target).mean()
+
+
+def colour_l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of 8 x 8 means: flat areas get the teacher's colour, edges have no say."""
+    return (F.avg_pool2d(output, 8) - F.avg_pool2d(target, 8)).abs().mean()
+
+
+@lru_cache
+def _window(channels: int, dtype: torch.dtype, device: torch.device) -> tuple[Tensor, Tensor]:
+    offsets = torch.arange(SSIM_WINDOW, dtype=torch.float64) - SSIM_WINDOW // 2
+    kernel = torch.exp(-(offsets**2) / (2 * SSIM_SIGMA**2))
+    kernel = (kernel / kernel.sum()).to(dtype=dtype, device=device)
+    column = kernel.view(1, 1, -1, 1).expand(channels, 1, -1, 1).contiguous()
+    return column, column.transpose(2, 3).contiguous()
+
+
+def ssim_map(a: Tensor, b: Tensor) -> Tensor:
+    """Local SSIM (Wang et al. 2004), Gaussian 11 x 11, without padding.
+
+    Statistics are population ones (weights sum to 1), K1 = 0.01, K2 = 0.03 and L = 1, the convention of the paper and
+    of ``sdk.metrics.ssim``.
+
+    Args:
+        a, b: ``N x C x H x W``, [0, 1] scale, H and W at least 11.
+
+    Returns:
+        ``N x C x (H - 10) x (W - 10)``, each in [-1, 1].
+    """
+    channels = a.shape[1]
+    column, row = _window(4 * channels, a.dtype, a.device)
+    # The variances occur as their sum alone: four maps to blur, not five.
+    stacked = torch.cat([a, b, a * a + b * b, a * b], 1)
+    blurred = F.conv2d(F.conv2d(stacked, column, groups=4 * channels), row, groups=4 * channels)
+    mean_a, mean_b, squares, product = blurred.split(channels, 1)
+    mean_product, mean_squares = mean_a * mean_b, mean_a * mean_a + mean_b * mean_b
+    covariance, variances = product - mean_product, squares - mean_squares
+    return ((2 * mean_product + _C1) * (2 * covariance + _C2)) / ((mean_squares + _C1) * (variances + _C2))
+
+
+def ssim(a: Tensor, b: Tensor) -> Tensor:
+    """SSIM of each picture, ``N``: the mean of ``ssim_map`` over pixels and channels."""
+    return ssim_map(a, b).mean((1, 2, 3))
+
+
+class Perceptual(nn.Module):
+    """ST-LPIPS: distance of VGG16 (or AlexNet) features, shift-tolerant (Ghildyal and Liu 2022, arXiv:2207.13686).
+
+    The weights come with the package ``stlpips-pytorch``; nothing is fetched. It is its own measure, not LPIPS.
+
+    Args:
+        network: ``vgg`` or ``alex``.
+
+    Raises:
+        MissingRuntimeError: when the package is not installed.
+    """
+
+    def __init__(self, network: str = "vgg") -> None:
+        super().__init__()
+        try:
+            from stlpips_pytorch import stlpips
+        except ImportError as error:
+            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", "stlpips-pytorch", "train") from error
+        self.distance = stlpips.LPIPS(net=network, variant="shift_tolerant", verbose=False)
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> Perceptual:  # noqa: ARG002
+        """Stays in eval mode: dropout has no place in a fixed measure."""
+        return super().train(False)
+
+    def each(self, output: Tensor, target: Tensor) -> Tensor:
+        """Distance of each pair, ``N``, >= 0."""
+        return self.distance(output, target, normalize=True).flatten()
+
+    def forward(self, output: Tensor, target: Tensor) -> Tensor:
+        """Mean distance of ``N x 3 x H x W`` pictures in [0, 1]."""
+        return self.each(output, target).mean()
+
+
+#: The losses a recipe can weigh, by key.
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "l1": l1,
+    "gradient": gradient_l1,
+    "ssim": ssim_loss,
+    "colour": colour_l1,
+}
+
+
+def gap_closed(result: float, photo: float) -> float:
+    """Share of the distance photo -> teacher that the network closed.
+
+    ``1 - (1 - SSIM(result, teacher)) / (1 - SSIM(photo, teacher))``: 1 is the teacher itself, 0 the untouched photo,
+    below 0 worse than that.
+
+    Args:
+        result: SSIM of the network's picture to the teacher.
+        photo: SSIM of the photo to the teacher.
+    """
+    return 1.0 - (1.0 - result) / max(1.0 - photo, 1e-9)
