@@ -270,7 +270,7 @@ def save_turned(path: Path) -> None:
         ("moving.gif", save_animated),
         ("alpha.png", lambda path: Image.new("RGBA", (40, 50), (9, 9, 9, 9)).save(path)),
         ("turned.jpg", save_turned),
-        ("p3.png", lambda path: Image.new("RGB", (40, 50), "red").save(path, icc_profile=b"broken")),
+        ("odd_profile.png", lambda path: Image.new("RGB", (40, 50), "red").save(path, icc_profile=b"broken")),
     ],
 )  # fmt: skip
 def test_photos_of_every_kind_are_drawn(toonedge, toy_bundle, tmp_path, name, save):
