@@ -682,7 +682,7 @@ class BundleWriter:
                 self.commit()
         finally:
             self.discard()
-        disk = _disk_error(error)
+        disk = disk_error(error)
         if disk is not None:
             # Exporters write into our folder with their own code: a full disk there is the same trouble as here.
             raise trouble("write the bundle", self.target, disk) from error
@@ -886,7 +886,7 @@ def _listed(manifest: Manifest) -> Iterable[str]:
         yield artifact.file
 
 
-def _disk_error(error: BaseException | None) -> OSError | None:
+def disk_error(error: BaseException | None) -> OSError | None:
     """The disk's part in an exception: a full or read-only disk, also when a native library only says so in words."""
     if error is None or isinstance(error, ToonEdgeError):
         return None
