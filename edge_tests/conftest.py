@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from sdk.bundle import (
     BundleWriter,
     ModelInfo,
     Reference,
+    ReferencePicture,
     artifact_name,
     hash_path,
     size_of,
@@ -72,9 +74,15 @@ def toy_onnx(path: Path, *, size: tuple[int, int] | None, style: str | None) -> 
 
 
 def write_toy_bundle(
-    folder: Path, *, artifacts: tuple[tuple[str | None, tuple[int, int]], ...] = ((None, TOY_SIZE),)
+    folder: Path,
+    *,
+    artifacts: tuple[tuple[str | None, tuple[int, int]], ...] = ((None, TOY_SIZE),),
+    photos: tuple[Path, ...] = (),
 ) -> Bundle:
-    """A bundle with the toy network as its reference and one fp32 ``ort`` artifact for each (style, size)."""
+    """A bundle with the toy network as its reference and one fp32 ``ort`` artifact for each (style, size).
+
+    ``photos`` become its reference photos; what is listed as their "pencil" picture are the photos themselves.
+    """
     model = ModelInfo(
         name="toy",
         version="1.0.0",
@@ -89,7 +97,18 @@ def write_toy_bundle(
     with BundleWriter(folder, model, toonedge="0.1.0") as writer:
         path = writer.folder / "reference.onnx"
         io = toy_onnx(path, size=None, style=None)
-        writer.set_reference(Reference(file=path.name, sha256=hash_path(path), bytes=size_of(path), io=io))
+        pictures = []
+        for photo in photos:
+            shutil.copy(photo, writer.folder)
+            sha256 = hash_path(photo)
+            pictures.append(
+                ReferencePicture(
+                    photo=photo.name, photo_sha256=sha256, style="pencil", result=photo.name, result_sha256=sha256
+                )
+            )
+        writer.set_reference(
+            Reference(file=path.name, sha256=hash_path(path), bytes=size_of(path), io=io, pictures=tuple(pictures))
+        )
         for style, size in artifacts:
             name = artifact_name("toy", size, style, Backend.ORT, Precision.FP32, "onnx")
             path = writer.folder / name

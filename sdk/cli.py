@@ -21,7 +21,7 @@ from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError, unknown_n
 
 if TYPE_CHECKING:
     from sdk.bench import Measurement
-    from sdk.bundle import Artifact
+    from sdk.bundle import Artifact, Bundle
     from sdk.stylize import Stylizer
     from sdk.verify import Verdict
 
@@ -295,8 +295,11 @@ def stylize(
 @app.command()
 def sheet(
     *,
-    photos: _PhotosArgument,
-    bundle: _BundleOption = None,
+    bundle: Annotated[Path, typer.Argument(help="The bundle's folder, or one artifact in it.")],
+    images: Annotated[
+        list[Path] | None,
+        typer.Option(help="A photo or a folder of photos; repeatable.  [default: the bundle's own photos]"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The sheet, .png or .jpg.")] = Path("contact_sheet.png"),
     style: Annotated[list[str] | None, typer.Option(help="A style; repeatable.  [default: all]")] = None,
     cell: Annotated[int, typer.Option(help="Side of a picture on the sheet, px.")] = 224,
@@ -310,8 +313,8 @@ def sheet(
     from sdk.stylize import load
 
     check_save_path(out)
-    files = _photo_files(photos)[:limit]
-    stylizer = load(_bundle_or_default(bundle), artifact=artifact, runtime=runtime)
+    stylizer = load(bundle, artifact=artifact, runtime=runtime)
+    files = (_photo_files(images) if images else _own_photos(stylizer.bundle))[:limit]
     model, file = stylizer.bundle.manifest.model, stylizer.engines[0].file
     count = len(files) * len(style or stylizer.styles)
     with console.progress(count, "drawing") as step:
@@ -402,6 +405,16 @@ def _bundle_or_default(bundle: Path | None) -> Path:
     if (DEFAULT_BUNDLE / MANIFEST).is_file():
         return DEFAULT_BUNDLE
     raise UsageError(f"there is no bundle in {DEFAULT_BUNDLE}: export one, or name its folder with --bundle.")
+
+
+def _own_photos(bundle: Bundle) -> list[Path]:
+    """The reference photos of a bundle, each once, compared with their hashes."""
+    photos = {picture.photo: picture.photo_sha256 for picture in bundle.manifest.reference.pictures}
+    if not photos:
+        raise UsageError(f"the bundle {str(bundle.folder)!r} holds no photos of its own: name some with --images.")
+    for photo, sha256 in photos.items():
+        bundle.check_file(photo, sha256)
+    return [bundle.path(photo) for photo in photos]
 
 
 def _photo_files(arguments: Sequence[Path]) -> list[Path]:

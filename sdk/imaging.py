@@ -244,7 +244,8 @@ def _note_animation(image: Image.Image, notes: list[str]) -> None:
         notes.append("animated: the first frame is used, a later one is broken")
         image.seek(0)
         return
-    if frames > 1 and image.format != "MPO":  # MPO: one photo and its preview or depth map
+    # A JPEG never gets here with more than one: its further pictures (MPO) are previews and depth maps, and not opened.
+    if frames > 1:
         what = "pages" if image.format == "TIFF" else "frames"
         notes.append(f"{'several pages' if what == 'pages' else 'animated'}: the first of {frames} {what} is used")
 

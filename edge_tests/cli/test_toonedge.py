@@ -434,8 +434,8 @@ def spoil_gone(folder: Path) -> None:
 def test_a_spoilt_bundle_gets_one_sentence_and_no_file(*, toonedge, toy_bundle, photo, tmp_path, command, spoil, words):
     spoil(toy_bundle.folder)
     before = tree(tmp_path)
-    result = toonedge(command, photo, "--bundle", toy_bundle.folder, "--out", tmp_path / "out.png")
-    assert_refused(result, 2, words)
+    which = (photo, "--bundle", toy_bundle.folder) if command == "stylize" else (toy_bundle.folder, "--images", photo)
+    assert_refused(toonedge(command, *which, "--out", tmp_path / "out.png"), 2, words)
     assert tree(tmp_path) == before
 
 
@@ -579,19 +579,48 @@ def test_what_is_no_report_is_refused(toonedge, tmp_path, content, words):
 
 def test_sheet_writes_photos_and_styles(toonedge, toy_bundle, photos, tmp_path):
     out = tmp_path / "sheet.png"
-    result = toonedge("sheet", photos, "--bundle", toy_bundle.folder, "--out", out, "--cell", "48")
+    result = toonedge("sheet", toy_bundle.folder, "--images", photos, "--out", out, "--cell", "48")
     assert result == Result(0, f"{out}\n", "")
     assert Image.open(out).width == 6 + 4 * (48 + 6)
-    toonedge("sheet", photos, "--bundle", toy_bundle.folder, "--out", out, "--cell", "48", "--style", "anime")
+    toonedge("sheet", toy_bundle.folder, "--images", photos, "--out", out, "--cell", "48", "--style", "anime")
     assert Image.open(out).width == 6 + 2 * (48 + 6)
 
 
 def test_sheet_takes_no_more_photos_than_asked(toonedge, toy_bundle, photos, tmp_path):
     Image.new("RGB", (48, 32)).save(photos / "z.png")
-    common = ("sheet", photos, "--bundle", toy_bundle.folder, "--cell", "48", "--out")
+    common = ("sheet", toy_bundle.folder, "--images", photos, "--cell", "48", "--out")
     toonedge(*common, tmp_path / "two.png")
     toonedge(*common, tmp_path / "one.png", "--limit", "1")
     assert Image.open(tmp_path / "two.png").height - Image.open(tmp_path / "one.png").height == 32 + 6
+
+
+def test_sheet_takes_the_bundles_own_photos_when_none_are_named(toonedge, make_toy_bundle, photo, tmp_path):
+    assert_refused(toonedge("sheet", make_toy_bundle().folder), 2, "no photos of its own", "--images")
+    bundle = make_toy_bundle(photos=(photo,))
+    assert toonedge("sheet", bundle.folder, "--cell", "48", "--out", tmp_path / "own.png").code == 0
+    toonedge("sheet", bundle.folder, "--images", photo, "--cell", "48", "--out", tmp_path / "named.png")
+    assert (tmp_path / "own.png").read_bytes() == (tmp_path / "named.png").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--images", "nowhere.jpg"), "does not exist"),
+        (("--images", "empty"), "holds no picture"),
+        (("--style", "comik"), "did you mean 'comic'"),
+        (("--cell", "3"), "too small"),
+        (("--out", "sheet.gif"), "unknown picture suffix"),
+    ],
+)
+def test_sheet_refuses_wrong_options_in_one_sentence(
+    *, toonedge, toy_bundle, photo, tmp_path, monkeypatch, options, words
+):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "empty").mkdir()
+    before = tree(tmp_path)
+    images = () if "--images" in options else ("--images", photo)
+    assert_refused(toonedge("sheet", toy_bundle.folder, *images, *options), 2, words)
+    assert tree(tmp_path) == before
 
 
 def test_doctor_says_what_is_here_and_what_installs_the_rest(toonedge, monkeypatch):
