@@ -45,7 +45,7 @@ format: $(STAMP)  ## let ruff rewrite the sources
 	$(VENV)/bin/ruff format .
 
 bench: $(STAMP)  ## latency of every artifact in dist/ against fast-neural-style, interleaved
-	$(PY) -m edge_tests.bench --bundle $(DIST)
+	$(PY) -m converters.peers $(DIST)
 
 apps:  ## checks of the phone apps
 	@for app in android_demo ios_demo; do \
