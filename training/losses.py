@@ -99,7 +99,8 @@ class Perceptual(nn.Module):
         try:
             from stlpips_pytorch import stlpips
         except ImportError as error:
-            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", "stlpips-pytorch", "train") from error
+            package = "stlpips-pytorch" if error.name in {None, "stlpips_pytorch"} else str(error.name)
+            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", package, "train") from error
         self.distance = stlpips.LPIPS(net=network, variant="shift_tolerant", verbose=False)
         self.requires_grad_(False)
         self.eval()
