@@ -10,12 +10,14 @@ in full instead of being borrowed from Pillow, whose 8-bit intermediate and fixe
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import os
 import struct
 import warnings
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, TypeAlias
@@ -66,13 +68,13 @@ class Photo:
         rgb: ``H x W x 3`` uint8, sRGB, upright, composited on white where the file is transparent.
         alpha: ``H x W`` uint8, 255 opaque; ``None`` when every pixel is opaque.
         notes: what a user may want to know, one sentence each ("animated: the first of 12 frames is used").
-        name: the file's name, or what stands for it in messages.
+        name: what stands for it in messages: "photo me.jpg".
     """
 
     rgb: np.ndarray
     alpha: np.ndarray | None = None
     notes: tuple[str, ...] = ()
-    name: str = "photo"
+    name: str = "the picture"
 
     @property
     def height(self) -> int:
@@ -118,12 +120,12 @@ def read_photo(path: str | os.PathLike[str]) -> Photo:
         if path.stat().st_size == 0:
             raise UsageError(f"photo {path} has zero bytes: copy it again from its source.")
         with path.open("rb") as file:
-            return _decode_file(file, str(path))
+            return _decode_file(file, f"photo {path}")
     except OSError as error:
         raise trouble("read photo", path, error) from error
 
 
-def as_photo(image: PhotoLike, *, name: str = "photo") -> Photo:
+def as_photo(image: PhotoLike, *, name: str = "the picture") -> Photo:
     """A photo from whatever holds one.
 
     Args:
@@ -144,6 +146,8 @@ def as_photo(image: PhotoLike, *, name: str = "photo") -> Photo:
     if isinstance(image, Image.Image):
         if 0 in image.size:
             raise UsageError(f"{name} is {image.width} x {image.height} px: give a picture with at least one pixel.")
+        with _broken_files_refused(name):
+            image.load()  # an opened file is decoded only now
         return _decode(image, name, notes=[])
     raise UsageError(f"{name} is a {type(image).__name__}: give a path, a PIL.Image or a numpy array.")
 
@@ -171,34 +175,39 @@ def _decode_file(file: BinaryIO, name: str) -> Photo:
         image = _load(file, name, notes)
         return _decode(image, name, notes)
     except MemoryError as error:
-        raise UsageError(f"photo {name} does not fit in memory: scale it down and try again.") from error
+        raise UsageError(f"{name} does not fit in memory: scale it down and try again.") from error
 
 
 def _load(file: BinaryIO, name: str, notes: list[str]) -> Image.Image:
+    with _broken_files_refused(name):
+        image = _open(file, name)
+        _bound_memory(image, name, notes)
+        _note_animation(image, notes)
+        image.load()
+        return image
+
+
+@contextlib.contextmanager
+def _broken_files_refused(name: str) -> Iterator[None]:
+    """Turns what Pillow's decoders raise into one sentence; errors of the disk pass as they are."""
     try:
         with warnings.catch_warnings():
             # Pillow warns on stderr about large pictures and odd metadata; size is judged below, metadata by its use.
             warnings.simplefilter("ignore")
-            image = _open(file, name)
-            _bound_memory(image, name, notes)
-            _note_animation(image, notes)
-            image.load()
-            return image
+            yield
     except (UsageError, MissingRuntimeError):
         raise
     except UnidentifiedImageError as error:
-        raise UsageError(f"photo {name} is not an image, or cut off in its head: give a JPEG, PNG or WebP.") from error
+        raise UsageError(f"{name} is not an image, or cut off in its head: give a JPEG, PNG or WebP.") from error
     except Image.DecompressionBombError as error:
         raise UsageError(
-            f"photo {name} is far too large ({_reason(error)}): scale it down to at most "
+            f"{name} is far too large ({_reason(error)}): scale it down to at most "
             f"{MAX_DECODED_PIXELS // 10**6} megapixels."
         ) from error
     except (OSError, *_BROKEN_FILE) as error:
         if isinstance(error, OSError) and error.errno is not None:  # the disk, not the decoder
             raise
-        raise UsageError(
-            f"photo {name} is truncated or broken ({_reason(error)}): copy it again from its source."
-        ) from error
+        raise UsageError(f"{name} is truncated or broken ({_reason(error)}): copy it again from its source.") from error
 
 
 def _open(file: BinaryIO, name: str) -> Image.Image:
@@ -216,7 +225,7 @@ def _register_heif(name: str) -> None:
     try:
         import pillow_heif  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:
-        raise MissingRuntimeError.for_extra(f"HEIC photo {name}", "pillow-heif", "heif") from error
+        raise MissingRuntimeError.for_extra(f"the HEIC {name}", "pillow-heif", "heif") from error
     pillow_heif.register_heif_opener()
 
 
@@ -231,7 +240,7 @@ def _bound_memory(image: Image.Image, name: str, notes: list[str]) -> None:
         notes.append(f"large: {width} x {height} px, read at 1/{part} of its size")
         return
     raise UsageError(
-        f"photo {name} is {width} x {height} px ({width * height / 1e6:.0f} megapixels), more than the "
+        f"{name} is {width} x {height} px ({width * height / 1e6:.0f} megapixels), more than the "
         f"{MAX_DECODED_PIXELS // 10**6} that are read: scale it down, or save it as a baseline JPEG, which is read at "
         "a reduced size."
     )
@@ -292,14 +301,12 @@ def _grey_to_8_bit(image: Image.Image, name: str, key: object) -> tuple[Image.Im
     if image.mode == "F":
         if not np.isfinite(values).all() or values.min() < 0 or values.max() > 1:
             raise UsageError(
-                f"photo {name} has float samples outside [0, 1] ({values.min():g} to {values.max():g}): "
+                f"{name} has float samples outside [0, 1] ({values.min():g} to {values.max():g}): "
                 "save it with 8 or 16 bits."
             )
         return Image.fromarray(_round_half_up(values.astype(np.float32) * 255)), None
     if values.min() < 0 or values.max() > 65535:
-        raise UsageError(
-            f"photo {name} has 32-bit samples ({values.min()} to {values.max()}): save it with 8 or 16 bits."
-        )
+        raise UsageError(f"{name} has 32-bit samples ({values.min()} to {values.max()}): save it with 8 or 16 bits.")
     grey = Image.fromarray(_from_16_bit(values))
     if isinstance(key, int):
         return grey, Image.fromarray(np.where(values == key, 0, 255).astype(np.uint8))

@@ -612,6 +612,20 @@ def test_pillow_images_keep_their_profile_and_orientation(quarters):
     assert (as_photo(image).rgb == quarters).all()
 
 
+def test_an_opened_file_that_is_truncated_is_refused(tmp_path, smooth):
+    path = tmp_path / "a.jpg"
+    Image.fromarray(smooth).save(path)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(UsageError) as error:
+        as_photo(Image.open(path), name="the selfie")
+    assert_one_sentence(error, "the selfie is truncated or broken")
+
+
+def test_a_photo_passes_through_unchanged(smooth):
+    photo = as_photo(smooth)
+    assert as_photo(photo) is photo
+
+
 def test_arrays_of_each_type_mean_the_same_picture(smooth):
     assert (as_photo(smooth).rgb == smooth).all()
     assert (as_photo(smooth.astype(np.uint16) * 257).rgb == smooth).all()
