@@ -262,7 +262,7 @@ def _comic(layers: Layers) -> Image8:
     lightness, a, b = layers.flat
     relief = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
     tone = _quantize(lightness + 0.45 * relief, 6, 5.0)
-    tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.0, 0.25)
+    tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.08, 0.35)
     rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.22))
     ink = np.maximum(layers.fine_ink(0.007, 0.018), layers.bold_ink(0.024, 0.026))
     return _to_rgb8(rgb * (1.0 - 0.97 * ink)[..., None])
@@ -299,7 +299,7 @@ def _cel(layers: Layers) -> Image8:
 
 
 def _pencil(layers: Layers) -> Image8:
-    tone = 0.17 + 0.83 * _ramp(layers.flat[0], -0.12, 0.92)
+    tone = 0.15 + 0.85 * _ramp(layers.flat[0], -0.11, 0.95)
     grey = tone * layers.dodge**1.2 * (1.0 - 0.85 * layers.fine_ink(0.006, 0.022))
     return _to_rgb8(grey[..., None] * np.array([0.990, 0.975, 0.940], np.float32))
 
@@ -319,7 +319,7 @@ def _watercolor(layers: Layers) -> Image8:
     rgb = _lab_to_rgb(tone, a + 2.0 * shade, b - 7.0 * shade)
     rgb = rgb - (rgb - rgb * rgb) * density[..., None]
     rgb = rgb + (1.0 - rgb) * 0.7 * layers.fine_gap(0.010, 0.035)[..., None]
-    return _to_rgb8(rgb * np.array([1.0, 0.992, 0.965], np.float32))
+    return _to_rgb8(rgb * np.array([1.0, 0.993, 0.974], np.float32))
 
 
 @dataclass(frozen=True)
