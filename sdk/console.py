@@ -106,6 +106,7 @@ def progress(total: int | None, what: str) -> Iterator[Callable[[], None]]:
 
     console = Console(stderr=True)
     layout = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*layout, console=console, transient=True) as bar:
+    # Rich would otherwise lead stdout to its own console, stderr, away from the pipe that reads it.
+    with Progress(*layout, console=console, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
         task = bar.add_task(what, total=total)
         yield lambda: bar.advance(task)

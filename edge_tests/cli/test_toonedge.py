@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -708,6 +709,20 @@ def test_progress_is_silent_in_a_pipe_and_drawn_on_a_terminal(capsys, monkeypatc
         step()
         step()
     assert "drawing" in capsys.readouterr().err
+
+
+def test_a_progress_bar_on_the_terminal_does_not_swallow_what_goes_into_a_pipe():
+    pty = pytest.importorskip("pty", reason="needs a POSIX terminal")
+    terminal, end = pty.openpty()
+    code = "from sdk import console\nwith console.progress(1, 'drawing') as step:\n    console.say('a.png')\n    step()"
+    done = subprocess.run(
+        [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, stderr=end, text=True, cwd=ROOT
+    )
+    os.close(end)
+    drawn = os.read(terminal, 100_000)
+    os.close(terminal)
+    assert done.stdout == "a.png\n"
+    assert b"drawing" in drawn
 
 
 def test_a_bundle_is_unchanged_by_reading_it(toonedge, toy_bundle, photo, tmp_path):
