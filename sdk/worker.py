@@ -188,7 +188,9 @@ def _environment() -> dict[str, str]:
     timed: ExecuTorch looked 1.8x slower beside torch's.
     """
     environment = dict(os.environ)
-    environment["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
+    # This package's own folder last: the caller may have found it through the current folder, which is not passed on.
+    paths = [*(path for path in sys.path if path), str(Path(__file__).resolve().parents[1])]
+    environment["PYTHONPATH"] = os.pathsep.join(dict.fromkeys(paths))
     for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "VECLIB_MAXIMUM_THREADS"):
         environment[name] = "1"
     return environment
