@@ -1,0 +1,172 @@
+"""Core ML: an ``mlprogram`` package, 8-bit image in and 8-bit image out, in fp16, fp32 or int8 (W8A8).
+
+Converting works on Linux and macOS alike; Apple's own runtime is macOS and iOS only, elsewhere ``sdk.runtimes.mil``
+reads the package back.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import shutil
+import tempfile
+import uuid
+from importlib.metadata import version
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from converters.graph import DeployGraph, PictureOutput, example_inputs
+from converters.quantize import quantize
+from converters.registry import row_for
+from converters.request import ExportOptions, ExportSpec
+from sdk.bundle import Artifact, Quantization, hash_path, size_of
+from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+
+if TYPE_CHECKING:
+    from coremltools.models import MLModel
+
+_INPUTS = ("image", "style")
+_OUTPUT = "cartoon"
+_MODEL_FILE = Path("Data", "com.apple.CoreML", "model.mlmodel")
+#: coremltools stamps the moment of conversion into the metadata: two exports of one network would differ.
+_DATED = "com.github.apple.coremltools.conversion_date"
+#: What coremltools 9.0 says on import beside newer packages, and outside macOS. The pair is pinned and proven, and
+#: its Objective-C++ bridge is not needed to convert.
+_KNOWN_WARNINGS = re.compile(
+    r"has not been tested with coremltools|is not supported\. Minimum required version|^Failed to load '?_ML"
+)
+
+
+def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Artifact:
+    """Writes one ``.mlpackage``.
+
+    Args:
+        graph: the deployed graph (``converters.graph.deployable``).
+        spec: what to write; fp16, fp32 or int8.
+        options: the folder, and the calibration set for int8.
+
+    Raises:
+        UsageError: int8 without calibration, or of a graph that cannot hold in int8.
+    """
+    row = row_for(spec.target, spec.backend)
+    record: Quantization | None = None
+    network: nn.Module = graph
+    if spec.precision is Precision.INT8:
+        quantized = quantize(graph, options.calibration_for(spec))
+        network, record = quantized.module, quantized.record
+    model = _convert(PictureOutput(network), graph, spec)
+    path = options.folder / spec.file_name("mlpackage")
+    _save(model, path, spec)
+    return Artifact(
+        file=path.name,
+        target=spec.target,
+        backend=spec.backend,
+        precision=spec.precision,
+        style=spec.style,
+        size=spec.size,
+        bytes=size_of(path),
+        sha256=hash_path(path),
+        io=IOSpec(
+            image=image_spec(_INPUTS[0], Layout.IMAGE, DType.UINT8, *spec.size),
+            output=image_spec(_OUTPUT, Layout.IMAGE, DType.UINT8, *spec.size),
+            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles),
+        ),
+        quantization=record,
+        min_runtime=row.min_runtime,
+        min_os=row.min_os[spec.precision],
+        tools={name: version(name) for name in ("coremltools", "torch", "torchao")},
+    )
+
+
+def _convert(network: nn.Module, graph: DeployGraph, spec: ExportSpec) -> MLModel:
+    """``network`` takes pictures in [0, 1] and gives pictures in [0, 255]; ``graph`` says what its inputs are."""
+    ct = import_coremltools()
+    with torch.no_grad():
+        program = torch.export.export(network, example_inputs(graph, spec.size)).run_decompositions({})
+    height, width = spec.size
+    inputs: list[Any] = [
+        # The scale of an ImageType is one number for all channels, which is all that [0, 1] needs.
+        ct.ImageType(name=_INPUTS[0], shape=(1, 3, height, width), scale=1 / 255, color_layout=ct.colorlayout.RGB)
+    ]
+    if not graph.baked:
+        inputs.append(ct.TensorType(name=_INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
+    return ct.convert(
+        program,
+        convert_to="mlprogram",
+        inputs=inputs,
+        outputs=[ct.ImageType(name=_OUTPUT, color_layout=ct.colorlayout.RGB)],
+        compute_precision=ct.precision.FLOAT32 if spec.precision is Precision.FP32 else ct.precision.FLOAT16,
+        # Image output needs iOS 16, arithmetic on 8-bit activations iOS 17 (the registry's min_os says so to apps).
+        minimum_deployment_target=ct.target.iOS17 if spec.precision is Precision.INT8 else ct.target.iOS16,
+        skip_model_load=True,
+    )
+
+
+def _save(model: MLModel, path: Path, spec: ExportSpec) -> None:
+    """Writes the package whole or not at all, with our metadata and without dates and random identifiers."""
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".mlpackage-") as folder:
+        package = Path(folder, path.name)
+        model.save(str(package))
+        # A by-product for ExecuTorch's debugger that is no part of a package.
+        (package / "executorch_debug_handle_mapping.json").unlink(missing_ok=True)
+        _describe(package / _MODEL_FILE, spec)
+        _fix_identifiers(package / "Manifest.json")
+        if path.exists():
+            shutil.rmtree(path)
+        os.rename(package, path)
+
+
+def _describe(file: Path, spec: ExportSpec) -> None:
+    from coremltools.proto import Model_pb2
+
+    model = Model_pb2.Model()
+    model.ParseFromString(file.read_bytes())
+    metadata = model.description.metadata
+    described = spec.description()
+    metadata.author, metadata.license = described["author"], described["licence"]
+    metadata.versionString = described["version"]
+    drawn = f"the style {spec.style}" if spec.style else f"the styles {', '.join(spec.styles)}"
+    metadata.shortDescription = f"{spec.name}: photo to cartoon in {drawn}."
+    metadata.userDefined.pop(_DATED, None)
+    for key, value in described.items():
+        metadata.userDefined[key] = value
+    features = {feature.name: feature for feature in (*model.description.input, *model.description.output)}
+    height, width = spec.size
+    features[_INPUTS[0]].shortDescription = f"RGB photo, {width} wide and {height} high"
+    features[_OUTPUT].shortDescription = f"RGB picture, {width} wide and {height} high"
+    if _INPUTS[1] in features:
+        features[_INPUTS[1]].shortDescription = f"weights that sum to 1, in the order: {', '.join(spec.styles)}"
+    file.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def _fix_identifiers(file: Path) -> None:
+    """Replaces the random UUIDs of a package's items by ones that follow from the items' paths."""
+    manifest = json.loads(file.read_text(encoding="utf-8"))
+    entries: dict[str, dict[str, str]] = manifest["itemInfoEntries"]
+    renamed = {old: str(uuid.uuid5(uuid.NAMESPACE_URL, entry["path"])) for old, entry in entries.items()}
+    manifest["itemInfoEntries"] = {renamed[old]: entry for old, entry in entries.items()}
+    manifest["rootModelIdentifier"] = renamed[manifest["rootModelIdentifier"]]
+    file.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
+
+
+def import_coremltools() -> ModuleType:
+    """coremltools, without its warnings about versions that are known to work and parts that converting needs not."""
+    logger = logging.getLogger("coremltools")
+    if not any(isinstance(known, _DropKnown) for known in logger.filters):
+        logger.addFilter(_DropKnown())
+    import coremltools
+
+    return coremltools
+
+
+class _DropKnown(logging.Filter):
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False for the messages of ``_KNOWN_WARNINGS``."""
+        return not _KNOWN_WARNINGS.search(record.getMessage())

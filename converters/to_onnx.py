@@ -1,0 +1,347 @@
+"""ONNX: ``reference.onnx``, the float model every artifact is judged by, and the artifacts for ONNX Runtime.
+
+Files are opset 18 in IR version 8, which ONNX Runtime 1.14 (February 2023) and everything since loads.
+"""
+
+from __future__ import annotations
+
+import copy
+import functools
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from onnxruntime import quantization as ortq
+from torch import nn
+
+from converters.calibration import CalibrationSet
+from converters.graph import DeployGraph, example_inputs, require_int8
+from converters.registry import row_for
+from converters.request import ExportOptions, ExportSpec
+from sdk.bundle import Artifact, Quantization, Reference, hash_path, size_of
+from sdk.errors import GateError, UsageError
+from sdk.files import write_atomically
+from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+from training.checkpoint import Checkpoint
+
+OPSET = 18
+IR_VERSION = 8
+REFERENCE = "reference.onnx"
+#: Largest difference between ``reference.onnx`` and the checkpoint's own network on pictures in [0, 1].
+REFERENCE_TOLERANCE = 1e-5
+
+_INPUTS = ("image", "style")
+_OUTPUT = "cartoon"
+#: Operators of which a node works on any batch, height and width.
+SHAPE_FREE = frozenset({
+    "Add", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "GlobalAveragePool", "HardSigmoid", "HardSwish", "MatMul",
+    "Mul", "Pow", "Reciprocal", "ReduceMean", "Relu", "Resize", "Sigmoid", "SpaceToDepth", "Sqrt", "Sub", "Unsqueeze",
+})  # fmt: skip
+
+
+# --- the float model -------------------------------------------------------------------------------------------------
+
+
+def write_reference(checkpoint: Checkpoint, folder: Path) -> Reference:
+    """Writes ``reference.onnx``: float32, any batch, any H and W divisible by 16, every style as an input.
+
+    It is made from the network as it was trained, not from the folded graph the artifacts are made from, so that a
+    wrong fold cannot hide in both.
+
+    Args:
+        checkpoint: the network and its description.
+        folder: where the file goes; it exists.
+
+    Returns:
+        The file's description, without pictures.
+    """
+    info = checkpoint.info
+    example = (torch.full((1, 3, 64, 64), 0.5), torch.full((1, len(info.styles)), 1.0 / len(info.styles)))
+    model = _trace(checkpoint.generator, example)
+    _open_borders(model, batch=True, size=True)
+    described = {
+        "name": info.name,
+        "version": info.version,
+        "author": info.author,
+        "licence": info.licence,
+        "styles": ",".join(info.styles),
+        "style": "",
+    }
+    path = folder / REFERENCE
+    _save(model, path, described)
+    return Reference(file=REFERENCE, sha256=hash_path(path), bytes=size_of(path), io=reference_io(len(info.styles)))
+
+
+def reference_io(styles: int) -> IOSpec:
+    """The border of ``reference.onnx`` with S = ``styles``."""
+    return IOSpec(
+        image=image_spec(_INPUTS[0], Layout.NCHW, DType.FLOAT32, None, None, batch=None),
+        output=image_spec(_OUTPUT, Layout.NCHW, DType.FLOAT32, None, None, batch=None),
+        style=style_spec(_INPUTS[1], styles, batch=None),
+    )
+
+
+def prove_reference(
+    path: Path, checkpoint: Checkpoint, photos: Sequence[np.ndarray], *, tolerance: float = REFERENCE_TOLERANCE
+) -> float:
+    """Compares ``reference.onnx``, reloaded under ONNX Runtime, with the checkpoint's own network.
+
+    The two sides share no code: the network gets the photo through torch operations, the file gets it through the
+    ``IOSpec`` that apps go by. Every style is compared by itself, then all styles and a mix of them as one batch.
+
+    Args:
+        path: the file.
+        checkpoint: what it was made from.
+        photos: ``H x W x 3`` uint8 RGB, sides divisible by 16, of any sizes.
+        tolerance: the largest absolute difference allowed, on values in [0, 1].
+
+    Returns:
+        The largest absolute difference found.
+
+    Raises:
+        GateError: when it is above the tolerance; names the style.
+        UsageError: when there are no photos.
+    """
+    if not photos:
+        raise UsageError("the float model cannot be proven without photos: give at least one.")
+    rows = len(checkpoint.info.styles)
+    io = reference_io(rows)
+    session = _session(path)
+    weights = np.concatenate([np.eye(rows), np.full((1, rows), 1.0 / rows)]).astype(np.float32)
+    names = [*checkpoint.info.styles, "a mix of all styles"]
+    differences = np.zeros(len(weights))
+    for photo in photos:
+        wanted = [_run_network(checkpoint.generator, photo, row) for row in weights]
+        given = photo.astype(np.float32) / np.float32(255)
+        alone = [_run_session(session, io, given[None], row[None])[0] for row in weights]
+        batch = _run_session(session, io, np.stack([given] * len(weights)), weights)
+        for index, want in enumerate(wanted):
+            for have in (alone[index], batch[index]):
+                error = float(np.abs(have - want).max()) if have.shape == want.shape else np.inf
+                # Written so that a NaN counts as the worst.
+                differences[index] = differences[index] if error <= differences[index] else error
+    worst = int(np.argmax(np.where(np.isnan(differences), np.inf, differences)))
+    if not differences[worst] <= tolerance:
+        raise GateError(
+            f"{path.name} differs from the checkpoint's network by {differences[worst]:.3g} in style "
+            f"{names[worst]!r} (at most {tolerance:g} is allowed): the export is wrong, nothing was written."
+        )
+    return float(differences[worst])
+
+
+def draw_reference(path: Path, photos: np.ndarray, styles: int) -> np.ndarray:
+    """The float model's pictures.
+
+    Args:
+        path: ``reference.onnx``.
+        photos: ``P x H x W x 3`` float32, RGB, [0, 1].
+        styles: S.
+
+    Returns:
+        ``S x P x H x W x 3`` float32, RGB, [0, 1].
+    """
+    session, io = _session(path), reference_io(styles)
+    rows = np.eye(styles, dtype=np.float32)
+    return np.stack([[_run_session(session, io, photo[None], row[None])[0] for photo in photos] for row in rows])
+
+
+def _run_network(network: nn.Module, photo: np.ndarray, row: np.ndarray) -> np.ndarray:
+    """``H x W x 3`` uint8 to ``H x W x 3`` float32 through torch alone."""
+    image = torch.tensor(photo).permute(2, 0, 1).unsqueeze(0).to(torch.float32).div(255).contiguous()
+    with torch.inference_mode():
+        made = network(image, torch.tensor(row).unsqueeze(0))
+    return made.squeeze(0).permute(1, 2, 0).numpy()
+
+
+def _run_session(session: ort.InferenceSession, io: IOSpec, photos: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """``N x H x W x 3`` in [0, 1] and ``N x S`` to ``N x H x W x 3`` float32, as an app would do it."""
+    assert io.style is not None  # reference_io gives one
+    feed = {
+        io.image.name: io.image.encode(photos),
+        io.style.name: io.style.encode(weights),
+    }
+    return io.output.decode(session.run([io.output.name], feed)[0])
+
+
+# --- artifacts -------------------------------------------------------------------------------------------------------
+
+
+def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Artifact:
+    """Writes one artifact for ONNX Runtime: fp32, or int8 as QDQ with float io.
+
+    Args:
+        graph: the deployed graph (``converters.graph.deployable``).
+        spec: what to write; ``precision`` is fp32 or int8.
+        options: the folder, the calibration set (int8), and whether any batch size is accepted.
+
+    Raises:
+        UsageError: int8 without calibration, or a graph that cannot hold in int8.
+    """
+    model = onnx.load_from_string(_traced(graph, spec.size))
+    if options.dynamic_batch:
+        _open_borders(model, batch=True)
+    quantization = None
+    if spec.precision is Precision.INT8:
+        require_int8(graph)
+        model, quantization = quantize_qdq(model, options.calibration_for(spec))
+    path = options.folder / spec.file_name("onnx")
+    _save(model, path, spec.description())
+    batch = None if options.dynamic_batch else 1
+    return Artifact(
+        file=path.name,
+        target=spec.target,
+        backend=spec.backend,
+        precision=spec.precision,
+        style=spec.style,
+        size=spec.size,
+        bytes=size_of(path),
+        sha256=hash_path(path),
+        io=IOSpec(
+            image=image_spec(_INPUTS[0], Layout.NCHW, DType.FLOAT32, *spec.size, batch=batch),
+            output=image_spec(_OUTPUT, Layout.NCHW, DType.FLOAT32, *spec.size, batch=batch),
+            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles, batch=batch),
+        ),
+        quantization=quantization,
+        min_runtime=row_for(spec.target, spec.backend).min_runtime,
+        tools={name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")},
+    )
+
+
+def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[onnx.ModelProto, Quantization]:
+    """Static int8 by ONNX Runtime's quantizer, as QuantizeLinear / DequantizeLinear pairs.
+
+    Activations and weights are both signed (S8S8) over the full range, weights per channel: what ARM kernels like
+    best and compute exactly. Unsigned activations (U8S8) would be faster on this host but add pairs of products in
+    16 bits, which saturate on x86 without VNNI and nowhere on a phone; ``reduce_range`` would avoid that at the price
+    of a bit that phones can use. The graph is folded already and goes to the quantizer as it is: ``quant_pre_process``
+    changes nothing (docs/quantization.md has both measurements).
+
+    The style's scale and shift are computed from the style vector in float: S x C multiplications, once a picture.
+
+    Args:
+        model: a float32 model with inputs ``image`` and, unless baked, ``style``.
+        calibration: photos and styles; ranges are the minimum and maximum over all of them.
+    """
+    baked = len(model.graph.input) == 1
+    kept_float = _style_nodes(model.graph)
+    with tempfile.TemporaryDirectory() as temporary:
+        source, target = Path(temporary, "float.onnx"), Path(temporary, "int8.onnx")
+        onnx.save(model, source)
+        ortq.quantize_static(
+            source,
+            target,
+            _Reader(calibration, baked=baked),
+            quant_format=ortq.QuantFormat.QDQ,
+            per_channel=True,
+            reduce_range=False,
+            activation_type=ortq.QuantType.QInt8,
+            weight_type=ortq.QuantType.QInt8,
+            calibrate_method=ortq.CalibrationMethod.MinMax,
+            nodes_to_exclude=kept_float,
+        )
+        quantized = onnx.load(target)
+    return quantized, Quantization(
+        method="onnxruntime static QDQ, signed activations and weights, per-channel weights, min-max",
+        calibration_sha256=calibration.sha256,
+        calibration_images=len(calibration),
+        float_layers=tuple(kept_float),
+    )
+
+
+class _Reader(ortq.CalibrationDataReader):
+    """Calibration pairs as ONNX Runtime wants them: one feed a call, then ``None``."""
+
+    def __init__(self, calibration: CalibrationSet, *, baked: bool) -> None:
+        self._feeds: Iterator[dict[str, np.ndarray]] = (
+            dict(zip(_INPUTS, (tensor.numpy() for tensor in tensors), strict=False))
+            for tensors in calibration.tensors(baked=baked)
+        )
+
+    def get_next(self) -> dict[str, np.ndarray] | None:
+        """The next feed."""
+        return next(self._feeds, None)
+
+
+def _style_nodes(graph: onnx.GraphProto) -> list[str]:
+    """Nodes between the style input and the feature maps: they work on S or C numbers, not on pictures."""
+    reached, names = {_INPUTS[1]}, []
+    for node in graph.node:
+        if reached & set(node.input) and node.op_type not in ("Mul", "Add"):
+            reached |= set(node.output)
+            names.append(node.name)
+    return names
+
+
+# --- torch to ONNX ---------------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def _traced(graph: DeployGraph, size: tuple[int, int]) -> bytes:
+    """The float model of a graph; kept, because fp32 and int8 of one graph are usually asked for one after another."""
+    return _trace(graph, example_inputs(graph, size)).SerializeToString()
+
+
+def _trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+    with torch.no_grad():
+        program = torch.export.export(module, example, strict=False)
+        converted = torch.onnx.export(
+            program,
+            dynamo=True,
+            external_data=False,
+            opset_version=OPSET,
+            input_names=list(_INPUTS[: len(example)]),
+            output_names=[_OUTPUT],
+            verbose=False,
+        )
+    assert converted is not None  # it is with dynamo=True
+    return copy.deepcopy(converted.model_proto)
+
+
+def _open_borders(model: onnx.ModelProto, *, batch: bool, size: bool = False) -> None:
+    """Lets a model traced at one shape take any batch, or any batch and size.
+
+    Tracing with symbolic extents takes four times as long for the same nodes: none of the operators of our networks
+    has an extent in it. Whether that holds is looked up here, and proven by running (``prove_reference``).
+
+    Raises:
+        ValueError: when the graph holds an operator that may fix an extent.
+    """
+    fixing = sorted({node.op_type for node in model.graph.node} - SHAPE_FREE)
+    scales = all(len(node.input) < 4 for node in model.graph.node if node.op_type == "Resize")
+    if fixing or not scales:
+        raise ValueError(f"the operators {fixing or ['Resize to a size']} may fix the shape: add a symbolic trace.")
+    names = {0: "batch"} if batch else {}
+    for tensor in (*model.graph.input, *model.graph.output):
+        is_picture = tensor.name != _INPUTS[1]
+        for axis, name in {**names, **({2: "height", 3: "width"} if size and is_picture else {})}.items():
+            tensor.type.tensor_type.shape.dim[axis].dim_param = name
+    del model.graph.value_info[:]
+
+
+def _save(model: onnx.ModelProto, path: Path, described: Mapping[str, str]) -> None:
+    """Writes the model without traces of the machine it was made on; the same network gives the same bytes."""
+    graph = model.graph
+    # torch writes stack traces with absolute paths, and its own signature, into these.
+    holders = (model, graph, *graph.node, *graph.initializer, *graph.value_info, *graph.input, *graph.output)
+    for holder in holders:
+        del holder.metadata_props[:]
+        holder.doc_string = ""
+    del graph.value_info[:]  # a runtime infers them again
+    graph.name = described["name"]
+    model.ir_version = IR_VERSION
+    model.producer_name, model.producer_version = "toonedge", ""
+    onnx.helper.set_model_props(model, dict(sorted(described.items())))
+    onnx.checker.check_model(model, full_check=True)
+    write_atomically(path, model.SerializeToString(deterministic=True))
+
+
+def _session(path: Path) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
