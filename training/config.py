@@ -287,7 +287,7 @@ def _cross_checks(recipe: Recipe) -> list[str]:
 
 
 def _sentences(error: ValidationError, owner: type, prefix: str = "") -> list[str]:
-    return [_sentence(item, owner, prefix) for item in error.errors()]
+    return list(dict.fromkeys(_sentence(item, owner, prefix) for item in error.errors()))
 
 
 def _sentence(item: Any, owner: type, prefix: str) -> str:
@@ -298,6 +298,8 @@ def _sentence(item: Any, owner: type, prefix: str) -> str:
         near = difflib.get_close_matches(place[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]!r}?" if near else f"known keys are {', '.join(known)}."
         return f"{key}: there is no such key; {hint}"
+    if item["type"] == "missing" and isinstance(item["loc"][-1], int):
+        return f"{prefix}{'.'.join(place[:-1])}: too few values, {item['input']!r}."
     if item["type"] in {"missing", "missing_argument"}:
         return f"{key}: is missing; give it."
     message = item["msg"][0].lower() + item["msg"][1:]

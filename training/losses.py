@@ -8,7 +8,11 @@ A new loss is one function here and one row of ``LOSSES``; its weight is then a 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import importlib.util
+import sys
+import types
+from collections.abc import Callable, Iterator
 from functools import lru_cache
 
 import torch
@@ -82,6 +86,22 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return ssim_map(a, b).mean((1, 2, 3))
 
 
+@contextlib.contextmanager
+def _debugging_aids() -> Iterator[None]:
+    """``stlpips-pytorch`` imports, and never calls, two names of packages it does not declare: empty ones meanwhile."""
+    absent = {"IPython": "embed", "torchsummary": "summary"}
+    made = [name for name in absent if importlib.util.find_spec(name) is None]
+    for name in made:
+        module = types.ModuleType(name)
+        setattr(module, absent[name], None)
+        sys.modules[name] = module
+    try:
+        yield
+    finally:
+        for name in made:
+            sys.modules.pop(name, None)
+
+
 class Perceptual(nn.Module):
     """ST-LPIPS: distance of VGG16 (or AlexNet) features, shift-tolerant (Ghildyal and Liu 2022, arXiv:2207.13686).
 
@@ -97,10 +117,10 @@ class Perceptual(nn.Module):
     def __init__(self, network: str = "vgg") -> None:
         super().__init__()
         try:
-            from stlpips_pytorch import stlpips
+            with _debugging_aids():
+                from stlpips_pytorch import stlpips
         except ImportError as error:
-            package = "stlpips-pytorch" if error.name in {None, "stlpips_pytorch"} else str(error.name)
-            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", package, "train") from error
+            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", "stlpips-pytorch", "train") from error
         self.distance = stlpips.LPIPS(net=network, variant="shift_tolerant", verbose=False)
         self.requires_grad_(False)
         self.eval()

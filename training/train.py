@@ -12,6 +12,7 @@ With ``--set run.anneal=minutes`` the learning rate ends with the minutes, whate
 from __future__ import annotations
 
 import logging
+import pickle
 import time
 import warnings
 from pathlib import Path
@@ -34,6 +35,8 @@ from training.models.generator import count_macs, count_params
 from training.tasks.distill import DistillTask, StyleScore
 
 LAST = "last.ckpt"
+#: Exit code after Ctrl-C, as shells have it: 128 + SIGINT.
+INTERRUPTED = 130
 
 
 class _Log:
@@ -101,8 +104,8 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
         raise UsageError(
             f"{folder} holds a run already: go on with --resume last, choose another --set name=..., or --overwrite it."
         )
-    if resume is not None and not resume.is_file():
-        raise UsageError(f"there is no {resume} to resume from: leave --resume out, or name a last.ckpt.")
+    if resume is not None:
+        _check_resume(resume)
     with disk_trouble("make the run's folder", folder):
         folder.mkdir(parents=True, exist_ok=True)
         if resume is None:
@@ -154,14 +157,39 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
         enable_progress_bar=not quiet,
         enable_model_summary=False,
     )
-    trainer.fit(task, loader, check_loader, ckpt_path=resume)
-    if trainer.interrupted:
-        log(f"interrupted at step {trainer.global_step}: resume from the last validation with --resume last")
+    try:
+        trainer.fit(task, loader, check_loader, ckpt_path=resume, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        line = f"interrupted at step {trainer.global_step}: --resume last goes on from the last validation"
+        log(line)
+        raise KeyboardInterrupt(line) from error
     return task
+
+
+def _check_resume(path: Path) -> None:
+    """Refuses, before anything is touched, a file that no run can be resumed from.
+
+    Raises:
+        UsageError: missing, damaged, or not written by a run.
+    """
+    if not path.is_file():
+        raise UsageError(f"there is no {path} to resume from: leave --resume out, or name a last.ckpt.")
+    try:
+        kept = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, ValueError, EOFError, pickle.UnpicklingError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UsageError(
+            f"{path} cannot be resumed from ({reason}): it may be truncated; start anew with --overwrite, or from the "
+            "weights of last.safetensors with --set run.init=..."
+        ) from error
+    if not isinstance(kept, dict) or "distill" not in kept:
+        raise UsageError(f"{path} was not written by a run of this recipe's task: name the last.ckpt of a run.")
 
 
 def _silence_lightning() -> None:
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+    warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the average, on purpose
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*exists and is not empty.*")
 
@@ -199,6 +227,9 @@ def main(
     except ToonEdgeError as error:
         console.print(f"error: {error}", style="red", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(int(error.exit_code)) from error
+    except KeyboardInterrupt as error:
+        console.print(str(error) or "interrupted", markup=False, soft_wrap=True)
+        raise typer.Exit(INTERRUPTED) from error
     if task.scores:
         typer.echo(score_table(task.scores))
     typer.echo(f"best gap closed {task.best:.4f}: {recipe.folder / 'best.safetensors'}")

@@ -6,6 +6,7 @@ would have seen, with any number of loader processes.
 
 from __future__ import annotations
 
+import difflib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -61,8 +62,10 @@ def open_shards(folder: Path, styles: Sequence[str]) -> list[Shard]:
         teachers = json.loads(described.read_text())["teachers"]
         lacking = [style for style in styles if style not in teachers]
         if lacking:
+            near = difflib.get_close_matches(lacking[0], teachers, n=1)
+            hint = f"did you mean {near[0]!r}? Else " if near else ""
             raise UsageError(
-                f"{described.parent} has no pairs of style {lacking[0]!r}: run `python -m training.data.render` "
+                f"{described.parent} has no pairs of style {lacking[0]!r}: {hint}run `python -m training.data.render` "
                 f"with --styles {','.join(styles)}."
             )
         arrays = [np.load(described.parent / f"{name}.npy", mmap_mode="r") for name in (PHOTOS, *styles)]
@@ -183,7 +186,7 @@ def degrade(rgb: np.ndarray, degradation: Degradation, rng: np.random.Generator)
         sigma = np.float32(255 * degradation.noise * rng.random())
         noise = rng.standard_normal(values.shape, dtype=np.float32)
         if rng.random() < 0.5:  # cameras smooth their noise: grains of two pixels
-            noise = cv2.GaussianBlur(noise, (3, 3), 0.8) * np.float32(1.8)
+            noise = cv2.GaussianBlur(noise, (3, 3), 0.8) * np.float32(2.57)  # of spread 1 again
         grain = np.sqrt(np.float32(0.5) + values / np.float32(255))
         out = np.clip(values + sigma * grain * noise + np.float32(0.5), 0, 255).astype(np.uint8)
     if rng.random() < degradation.jpeg_chance:
