@@ -1,0 +1,182 @@
+"""Evaluation: the figures are what their formulas say, on pictures that belong together."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
+
+import sdk.metrics
+from sdk.errors import GateError, UsageError
+from training.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
+from training.evaluate import Figures, StyleFigures, app, check_gates, evaluate, sheet_of, working_pair
+from training.filters import render_all
+from training.models.generator import Generator, GeneratorConfig
+
+STYLES = ("pencil", "comic")
+
+
+class Recall(nn.Module):
+    """Draws what it was told to for each style; the photo itself where it was told nothing."""
+
+    def __init__(self, pictures: dict[int, Tensor]) -> None:
+        super().__init__()
+        self.pictures = pictures
+
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        return self.pictures.get(int(style.argmax()), image)
+
+
+def checkpoint_of(network: nn.Module) -> Checkpoint:
+    info = CheckpointInfo(name="made", version="1", styles=STYLES)
+    return Checkpoint(generator=network, info=info, sha256="00")  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def photo(tmp_path: Path, made_photo: Callable[..., np.ndarray]) -> Path:
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    path = folder / "made.png"
+    Image.fromarray(made_photo(140, 200, 4)).save(path)
+    return path
+
+
+def test_the_teacher_itself_closes_the_gap_and_the_photo_closes_nothing(photo: Path) -> None:
+    double, single = working_pair(np.asarray(Image.open(photo)), 256)
+    teacher = render_all(double, ["pencil"])["pencil"]
+    recall = Recall({0: torch.from_numpy(teacher.transpose(2, 0, 1)[None] / np.float32(255))})
+    figures, drawn = evaluate(checkpoint_of(recall), [photo], perceptual=False, quiet=True)
+    pencil, comic = figures.styles
+    assert (pencil.style, pencil.ssim, pencil.gap) == ("pencil", 1.0, 1.0)
+    assert comic.gap == pytest.approx(0.0, abs=1e-9)
+    expected = sdk.metrics.ssim(single / 255, teacher / 255)
+    assert pencil.photo_ssim == pytest.approx(expected)
+    assert np.array_equal(drawn[0].results["comic"], drawn[0].photo)
+
+
+def test_half_way_to_the_teacher_is_counted_by_the_formula(photo: Path) -> None:
+    double, single = working_pair(np.asarray(Image.open(photo)), 256)
+    teacher = render_all(double, ["pencil"])["pencil"]
+    half = (single.astype(np.float32) + teacher) / 2
+    recall = Recall({0: torch.from_numpy(half.transpose(2, 0, 1)[None] / np.float32(255))})
+    figures, _ = evaluate(checkpoint_of(recall), [photo], styles=["pencil"], perceptual=False, quiet=True)
+    row = figures.styles[0]
+    stored = (half + 0.5).astype(np.uint8)
+    assert row.ssim == pytest.approx(sdk.metrics.ssim(stored / 255, teacher / 255), abs=1e-4)
+    assert row.gap == pytest.approx(1 - (1 - row.ssim) / (1 - row.photo_ssim))
+    assert 0.05 < row.gap < 0.95
+
+
+def test_the_worst_photo_is_named(photo: Path, made_photo: Callable[..., np.ndarray]) -> None:
+    flat = photo.parent / "flat.png"
+    Image.fromarray(np.full((140, 140, 3), 250, np.uint8)).save(flat)
+    figures, _ = evaluate(checkpoint_of(Recall({})), [flat, photo], perceptual=False, quiet=True)
+    row = figures.styles[0]
+    assert row.worst_photo == "made.png"
+    assert row.worst_ssim < row.ssim
+
+
+def test_stlpips_ratio_is_1_for_the_photo_and_0_for_the_teacher(photo: Path) -> None:
+    pytest.importorskip("stlpips_pytorch", reason="needs the extra train")
+    double, _ = working_pair(np.asarray(Image.open(photo)), 256)
+    teacher = render_all(double, ["pencil"])["pencil"]
+    recall = Recall({0: torch.from_numpy(teacher.transpose(2, 0, 1)[None] / np.float32(255))})
+    figures, _ = evaluate(checkpoint_of(recall), [photo], quiet=True)
+    pencil, comic = figures.styles
+    assert pencil.stlpips_ratio == pytest.approx(0.0, abs=1e-6)
+    assert comic.stlpips_ratio == pytest.approx(1.0)
+    assert json.loads(figures.to_json())["styles"][1]["stlpips_ratio"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(
+    ("shape", "size", "expected"),
+    [((140, 200), 256, (64, 96)), ((512, 512), 256, (256, 256)), ((1000, 500), 128, (128, 64))],
+)
+def test_both_sizes_fit_the_network_and_the_teacher(
+    shape: tuple[int, int], size: int, expected: tuple[int, int], made_photo: Callable[..., np.ndarray]
+) -> None:
+    double, single = working_pair(made_photo(*shape, 0), size)
+    assert single.shape == (*expected, 3)
+    assert double.shape == (2 * expected[0], 2 * expected[1], 3)
+
+
+def test_a_photo_that_is_too_small_is_refused() -> None:
+    with pytest.raises(UsageError, match="too small"):
+        working_pair(np.zeros((200, 60, 3), np.uint8), 256)
+
+
+def test_unknown_styles_and_no_photos_are_refused(photo: Path) -> None:
+    with pytest.raises(UsageError, match="did you mean 'pencil'"):
+        evaluate(checkpoint_of(Recall({})), [photo], styles=["pensil"], perceptual=False, quiet=True)
+    with pytest.raises(UsageError, match="no photos"):
+        evaluate(checkpoint_of(Recall({})), [], perceptual=False, quiet=True)
+
+
+def made_figures(gap: float, ratio: float | None) -> Figures:
+    rows = [("smooth", True, gap, None), ("patchy", False, 0.1, ratio)]
+    return Figures(
+        name="made",
+        version="1",
+        sha256="00",
+        photos=1,
+        size=256,
+        styles=tuple(
+            StyleFigures(
+                style=style,
+                smooth=smooth,
+                ssim=0.9,
+                worst_ssim=0.8,
+                worst_photo="x",
+                photo_ssim=0.7,
+                gap=closed,
+                stlpips=texture,
+                photo_stlpips=None if texture is None else 1.0,
+            )
+            for style, smooth, closed, texture in rows
+        ),
+    )
+
+
+def test_the_gate_holds_smooth_styles_to_the_gap_and_others_to_the_ratio() -> None:
+    check_gates(made_figures(0.6, 0.5), min_gap=0.6, max_ratio=0.5)
+    with pytest.raises(GateError, match=r"smooth closes 59\.9%"):
+        check_gates(made_figures(0.599, 0.5), min_gap=0.6, max_ratio=0.5)
+    with pytest.raises(GateError, match=r"patchy has an ST-LPIPS ratio of 0\.51"):
+        check_gates(made_figures(0.6, 0.51), min_gap=0.6, max_ratio=0.5)
+    with pytest.raises(GateError, match="smooth closes nan"):
+        check_gates(made_figures(float("nan"), 0.5), min_gap=0.6, max_ratio=0.5)
+    with pytest.raises(UsageError, match="was not measured"):
+        check_gates(made_figures(0.6, None), min_gap=0.6, max_ratio=0.5)
+
+
+def test_the_sheet_has_a_teacher_and_a_result_for_each_style(photo: Path) -> None:
+    _, drawn = evaluate(checkpoint_of(Recall({})), [photo], perceptual=False, quiet=True)
+    sheet = sheet_of(drawn, cell=64)
+    assert sheet.width >= 5 * 64
+
+
+def test_the_command_prints_json_writes_the_sheet_and_exits_by_the_gate(photo: Path, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = GeneratorConfig(styles=2, encoder_width=0.25, stem=8, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1))
+    path = tmp_path / "made.safetensors"
+    save_checkpoint(path, Generator(config), CheckpointInfo(name="made", version="1", styles=STYLES))
+    sheet, out = tmp_path / "sheet.png", tmp_path / "figures.json"
+    arguments = ["--checkpoint", str(path), "--photos", str(photo.parent), "--no-stlpips"]
+    result = CliRunner().invoke(app, [*arguments, "--json", "--sheet", str(sheet), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    assert [row["style"] for row in json.loads(result.stdout)["styles"]] == list(STYLES)
+    assert json.loads(out.read_text()) == json.loads(result.stdout)
+    with Image.open(sheet) as picture:
+        assert picture.width > 400
+    assert CliRunner().invoke(app, [*arguments, "--min-gap", "0.6"]).exit_code == 1
+    assert CliRunner().invoke(app, [*arguments, "--style", "comik"]).exit_code == 2
+    refused = CliRunner().invoke(app, [*arguments, "--sheet", str(tmp_path / "sheet.bmp")])
+    assert refused.exit_code == 2
+    assert "choose from .png" in refused.output.replace("\n", " ")
