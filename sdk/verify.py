@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import hashlib
 import math
+import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -31,6 +33,8 @@ from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
 
 #: Runs at the start of a comparison that no latency counts.
 _WARM_UP = 3
+
+_PHOTOS = "photos.npy"
 
 
 class Outcome(StrEnum):
@@ -188,6 +192,7 @@ def verify(
     artifacts: Sequence[str] | None = None,
     threads: int = 2,
     time_limit_s: float = TIME_LIMIT_S,
+    scratch: str | Path | None = None,
     progress: Callable[[Verdict], None] | None = None,
 ) -> Report:
     """Proves every artifact of a bundle against its float model.
@@ -201,6 +206,8 @@ def verify(
         artifacts: file names; by default all.
         threads: worker threads for each runtime, >= 1.
         time_limit_s: a single command to a worker (loading, or all photos in one style) that takes longer is a failure.
+        scratch: a folder that keeps the float model's pictures for the next call with the same reference and photos
+            (an exporter verifies piece by piece); by default they are temporary.
         progress: called with each verdict as it comes.
 
     Raises:
@@ -221,7 +228,7 @@ def verify(
     opened.check_file(reference.file, reference.sha256, reference.bytes)
     photos = _find_photos(opened, images)
     results = []
-    with _temporary_folder() as folder:
+    with _temporary_folder() if scratch is None else contextlib.nullcontext(Path(scratch)) as folder:
         pictures = _ReferencePictures(opened, photos, folder, threads=threads, time_limit_s=time_limit_s)
         for artifact, runtime in pairs:
             verdict = _verify_one(opened, artifact, runtime, pictures)
@@ -285,7 +292,11 @@ def load_photos(photos: Sequence[Path], size: tuple[int, int]) -> np.ndarray:
 
 
 class _ReferencePictures:
-    """The photos and the float model's pictures of them, made when a size is first asked for and kept on disk."""
+    """The photos and the float model's pictures of them, made when first asked for and kept on disk.
+
+    A folder's name is a hash of all that its pictures depend on, and every file is renamed into place when it is whole,
+    so that a folder can outlive one call and be shared by calls that run side by side.
+    """
 
     def __init__(
         self, bundle: Bundle, photos: Sequence[Path], folder: Path, *, threads: int, time_limit_s: float
@@ -295,43 +306,63 @@ class _ReferencePictures:
         self._folder = folder
         self.threads = threads
         self.time_limit_s = time_limit_s
-        self._made: dict[tuple[int, int], Path] = {}
+        self._folders: dict[tuple[int, int], Path] = {}
 
-    def get(self, size: tuple[int, int]) -> tuple[Path, dict[str, Path]]:
-        """The ``.npy`` of the photos, and of the reference's pictures by style."""
-        if size not in self._made:
-            self._made[size] = self._make(size)
-        folder = self._made[size]
-        return folder / "photos.npy", {
-            style: folder / f"style{index}.npy" for index, style in enumerate(self._bundle.styles)
-        }
+    def get(self, size: tuple[int, int], styles: Sequence[str]) -> tuple[Path, dict[str, Path]]:
+        """The ``.npy`` of the photos, and of the reference's pictures of them by style."""
+        if size not in self._folders:
+            self._folders[size] = self._prepare(size)
+        folder = self._folders[size]
+        pictures = {style: folder / f"style{self._bundle.styles.index(style)}.npy" for style in styles}
+        missing = [style for style in styles if not pictures[style].exists()]
+        if missing:
+            self._draw(size, folder, {style: pictures[style] for style in missing})
+        return folder / _PHOTOS, pictures
 
-    def _make(self, size: tuple[int, int]) -> Path:
-        folder = self._folder / f"{size[0]}x{size[1]}"
-        photos = folder / "photos.npy"
+    def _prepare(self, size: tuple[int, int]) -> Path:
         loaded = load_photos(self.photos, size)
+        key = hashlib.sha256(f"{self._bundle.manifest.reference.sha256} {loaded.shape}".encode())
+        key.update(loaded.tobytes())
+        folder = self._folder / f"{size[0]}x{size[1]}-{key.hexdigest()[:16]}"
         with disk_trouble("keep pictures in", folder):
-            folder.mkdir()
-            np.save(photos, loaded)
+            folder.mkdir(parents=True, exist_ok=True)
+            if not (folder / _PHOTOS).exists():
+                with _renamed_into_place(folder / _PHOTOS) as path:
+                    np.save(path, loaded)
+        return folder
+
+    def _draw(self, size: tuple[int, int], folder: Path, pictures: dict[str, Path]) -> None:
         reference: Reference = self._bundle.manifest.reference
         try:
             with Worker(threads=self.threads, time_limit_s=self.time_limit_s) as worker:
                 worker.load(RUNTIMES["onnxruntime"], self._bundle.path(reference), reference.io)
-                for index, style in enumerate(self._bundle.styles):
-                    worker.produce(photos, _weights(self._bundle, style), folder / f"style{index}.npy")
+                for style, picture in pictures.items():
+                    with disk_trouble("keep pictures in", folder), _renamed_into_place(picture) as path:
+                        worker.produce(folder / _PHOTOS, _weights(self._bundle, style), path)
+                        if not np.isfinite(np.load(path, mmap_mode="r")).all():
+                            raise UsageError(
+                                f"the float model {reference.file!r} gives values that are not finite in the style "
+                                f"{style!r}: train or export it again."
+                            )
         except WorkerError as error:
             if error.errno is not None:
                 raise trouble("keep pictures in", folder, OSError(error.errno, str(error))) from error
             raise UsageError(
                 f"the float model {reference.file!r} does not run at {size[0]}x{size[1]} ({error}): export it again."
             ) from error
-        for index, style in enumerate(self._bundle.styles):
-            if not np.isfinite(np.load(folder / f"style{index}.npy", mmap_mode="r")).all():
-                raise UsageError(
-                    f"the float model {reference.file!r} gives values that are not finite in the style {style!r}: "
-                    "train or export it again."
-                )
-        return folder
+
+
+@contextlib.contextmanager
+def _renamed_into_place(path: Path) -> Iterator[Path]:
+    """A temporary name ending in ``.npy`` beside ``path``, which it gets when all went well."""
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".", suffix=".npy")
+    os.close(handle)
+    try:
+        yield Path(name)
+        Path(name).replace(path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
 
 
 def _verify_one(bundle: Bundle, artifact: Artifact, runtime: Runtime, pictures: _ReferencePictures) -> Verdict:
@@ -343,8 +374,8 @@ def _verify_one(bundle: Bundle, artifact: Artifact, runtime: Runtime, pictures: 
     availability = runtime.available()
     if not availability.ok:
         return verdict.end(Outcome.NOT_RUNNABLE, availability.reason)
-    photos, references = pictures.get(artifact.size)
     styles = bundle.styles if artifact.style is None else (artifact.style,)
+    photos, references = pictures.get(artifact.size, styles)
     names = [photo.name for photo in pictures.photos]
     figures: list[StyleFigures] = []
     runs_ms: list[float] = []

@@ -524,3 +524,38 @@ def test_no_room_for_the_temporary_pictures_is_file_trouble(
     monkeypatch.setattr("sdk.verify.np.save", full)
     with pytest.raises(FileTroubleError, match="the disk is full"):
         verify(bundle, images=images)
+
+
+def test_a_scratch_folder_keeps_the_float_models_pictures_and_never_serves_stale_ones(
+    tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sdk.worker import Worker
+
+    drawn: list[str] = []
+    produce = Worker.produce
+
+    def counted(self: Worker, photos: Path, weights: list[float] | None, out: Path) -> None:
+        drawn.append(str(weights))
+        produce(self, photos, weights, out)
+
+    monkeypatch.setattr(Worker, "produce", counted)
+    bundle = write_bundle(tmp_path / "b", {"a.onnx": (Net(GAINS), {"style": "comic"}), "m.onnx": (Net(GAINS), {})})
+    first = verify(bundle, images=images, artifacts=["a.onnx"], scratch=tmp_path / "scratch")
+    assert len(drawn) == 1  # only the style that is needed
+    second = verify(bundle, images=images, artifacts=["m.onnx"], scratch=tmp_path / "scratch")
+    assert len(drawn) == 2
+    again = verify(bundle, images=images, scratch=tmp_path / "scratch")
+    assert len(drawn) == 2
+    assert first.ok
+    assert second.ok
+    assert again.ok
+    verify(bundle, images=[images / "photo1.png"], artifacts=["a.onnx"], scratch=tmp_path / "scratch")
+    assert len(drawn) == 3  # other photos
+    other = write_bundle(tmp_path / "other", {"a.onnx": (Net(GAINS), {"style": "comic"})})
+    path = other.folder / "reference.onnx"
+    write_onnx(path, Net(GAINS * np.float32(0.5)), style=None, fixed=False)
+    reference = replace(other.manifest.reference, sha256=hash_path(path), bytes=size_of(path))
+    changed = Bundle(other.folder, replace(other.manifest, reference=reference))
+    assert only(verify(changed, images=images, scratch=tmp_path / "scratch")).verdict is Outcome.FAIL
+    assert len(drawn) == 4  # another float model
+    assert not list((tmp_path / "scratch").rglob(".*"))
