@@ -54,7 +54,8 @@ class _StopInTime(pl.Callback):
     """Stops after the validation at which the minutes are over; the run can be resumed from there."""
 
     def __init__(self, recipe: Recipe, log: _Log) -> None:
-        self.recipe, self.log, self.start = recipe, log, time.monotonic()
+        # Not `log`: Lightning gives every callback a method of that name.
+        self.recipe, self.report, self.start = recipe, log, time.monotonic()
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         run = self.recipe.run
@@ -64,7 +65,7 @@ class _StopInTime(pl.Callback):
         by_clock = run.anneal is Anneal.STEPS and time.monotonic() - self.start >= 60 * run.minutes
         if by_schedule or by_clock:
             trainer.should_stop = True
-            self.log(f"stopped by the clock at step {trainer.global_step}")
+            self.report(f"stopped by the clock at step {trainer.global_step}")
 
 
 def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False, quiet: bool = False) -> DistillTask:
