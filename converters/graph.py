@@ -118,12 +118,12 @@ class ChannelsLast(nn.Module):
 
     def __init__(self, graph: nn.Module) -> None:
         super().__init__()
-        self.graph = graph
+        self.inner = graph  # not "graph": torch.fx keeps its own attribute of that name
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """``N x H x W x 3`` in [0, 1] and, unless baked, ``N x S`` to ``N x H x W x 3`` in [0, 1]."""
         planes = image.permute(0, 3, 1, 2)
-        made = self.graph(planes) if style is None else self.graph(planes, style)
+        made = self.inner(planes) if style is None else self.inner(planes, style)
         return made.permute(0, 2, 3, 1)
 
 
