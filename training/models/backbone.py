@@ -9,7 +9,7 @@ from __future__ import annotations
 from functools import partial
 
 import timm
-from timm.layers import SqueezeExcite
+from timm.models._efficientnet_blocks import SqueezeExcite
 from timm.models._efficientnet_builder import decode_arch_def, round_channels
 from timm.models.mobilenetv3 import MobileNetV3Features
 from torch import Tensor, nn
