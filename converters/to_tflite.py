@@ -1,0 +1,170 @@
+"""LiteRT (TFLite): one ``.tflite``, NHWC, float32 or full int8 with integer input and output.
+
+int8: the calibration's ranges are plain minima and maxima. The quantizer's own default is a moving average in which the
+first photo dominates and extremes are clipped.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from collections.abc import Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import litert_torch
+import numpy as np
+from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
+from ai_edge_quantizer.utils import qsv_utils
+from torch import Tensor
+
+from converters.calibration import CalibrationSet
+from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
+from converters.registry import row_for
+from converters.request import ExportOptions, ExportSpec
+from converters.tflite_model import TFLiteModel, read_delegation
+from sdk.bundle import Artifact, Quantization, hash_path, size_of
+from sdk.errors import UsageError
+from sdk.files import write_atomically
+from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+
+_INPUTS, _OUTPUT = ("image", "style"), "cartoon"
+_SIGNATURE = "serving_default"
+#: The grid of an 8-bit picture; the style weights and the result have it too.
+_SCALE, _ZERO_POINT = 1 / 255, -128
+
+
+def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Artifact:
+    """Writes one ``.tflite``.
+
+    Args:
+        graph: the deployed graph (``converters.graph.deployable``).
+        spec: what to write; fp32 or int8.
+        options: the folder, and the calibration set for int8.
+
+    Raises:
+        UsageError: another precision, int8 without calibration, or int8 of a graph that cannot hold in it.
+        FileTroubleError: the file cannot be written.
+    """
+    row = row_for(spec.target, spec.backend)
+    if spec.precision not in row.precisions:
+        raise UsageError(f"{spec.target} has no precision {spec.precision}: choose from {', '.join(row.precisions)}.")
+    record: Quantization | None = None
+    calibration: CalibrationSet | None = None
+    if spec.precision is Precision.INT8:
+        require_int8(graph)
+        calibration = options.calibration_for(spec)
+    names = _INPUTS[:1] if graph.baked else _INPUTS
+    model = TFLiteModel(convert(graph, example_inputs(graph, spec.size)))
+    model.cut_shuffle()
+    model.drop_unused()
+    model.rename(names, _OUTPUT)
+    if calibration is not None:
+        model = TFLiteModel(quantize(model, calibration, baked=graph.baked))
+        record = Quantization(
+            method="LiteRT static, int8, symmetric per-channel weights, per-tensor activations, min-max",
+            calibration_sha256=calibration.sha256,
+            calibration_images=len(calibration),
+        )
+    model.append_shuffle()
+    model.drop_unused()
+    model.rename(names, _OUTPUT)
+    model.describe(spec.description())
+    path = options.folder / spec.file_name(row.suffix)
+    write_atomically(path, model.to_bytes())
+    dtype = DType.INT8 if spec.precision is Precision.INT8 else DType.FLOAT32
+    height, width = spec.size
+    return Artifact(
+        file=path.name,
+        target=spec.target,
+        backend=spec.backend,
+        precision=spec.precision,
+        style=spec.style,
+        size=spec.size,
+        bytes=size_of(path),
+        sha256=hash_path(path),
+        io=IOSpec(
+            image=image_spec(_INPUTS[0], Layout.NHWC, dtype, height, width),
+            output=image_spec(_OUTPUT, Layout.NHWC, dtype, height, width),
+            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles, dtype),
+        ),
+        quantization=record,
+        delegation=read_delegation(path),
+        min_runtime=row.min_runtime,
+        tools={name: version(name) for name in ("litert-torch", "ai-edge-quantizer", "torch")},
+    )
+
+
+def convert(graph: DeployGraph, inputs: tuple[Tensor, ...]) -> bytes:
+    """The float ``.tflite`` of a graph, NHWC, as litert-torch writes it.
+
+    Args:
+        inputs: contiguous NCHW example inputs; their sizes become the file's.
+    """
+    arguments = (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:])
+    with _quiet(), tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "model.tflite")
+        litert_torch.convert(ChannelsLast(graph).eval(), arguments).export(str(path))
+        return path.read_bytes()
+
+
+def quantize(model: TFLiteModel, calibration: CalibrationSet, *, baked: bool) -> bytes:
+    """The full-int8 ``.tflite`` of a float one: image, style and result on the 8-bit grid of a picture.
+
+    Args:
+        model: float, ends at the last convolution (``TFLiteModel.cut_shuffle``), inputs ``image`` and ``style``.
+        calibration: the photos and styles that give the ranges.
+        baked: whether the model takes the image alone.
+
+    Raises:
+        RuntimeError: when the quantizer did not put the borders on the grid that was asked for.
+    """
+    content = model.to_bytes()
+    plan = recipe.static_wi8_ai8()
+    manager = recipe_manager.RecipeManager()
+    manager.load_quantization_recipe(plan)
+    with _quiet():
+        observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
+        observer.calibrate({_SIGNATURE: list(_feeds(calibration, baked=baked))}, manager)
+        ranges = observer.get_model_qsvs()
+        for index in (*model.graph.inputs, *model.graph.outputs):
+            # Whatever calibration saw: these three are pictures and weights in [0, 1].
+            name = model.graph.tensors[index].name.decode()
+            ranges[name]["min"], ranges[name]["max"] = (np.full_like(ranges[name]["min"], v) for v in (0.0, 1.0))
+        made = quantizer.Quantizer(content, plan).quantize(ranges, enable_progress_report=False).quantized_model
+    assert made is not None  # quantize() returns one
+    quantized = TFLiteModel(bytes(made))
+    for index in (*quantized.graph.inputs, *quantized.graph.outputs):
+        grid = quantized.grid(index)
+        if grid is None or abs(grid[0] - _SCALE) > 1e-9 or grid[1] != _ZERO_POINT:
+            raise RuntimeError(f"{quantized.graph.tensors[index].name} has the grid {grid}, not 1/255 and -128.")
+    return bytes(made)
+
+
+def _feeds(calibration: CalibrationSet, *, baked: bool) -> Iterator[dict[str, Any]]:
+    for photo, style in calibration.samples():
+        yield {_INPUTS[0]: photo} if baked else {_INPUTS[0]: photo, _INPUTS[1]: style}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keeps the tools' progress lines and remarks from the user's screen; errors pass."""
+    loggers = [logging.getLogger(name) for name in ("absl", "torch.utils._pytree", "litert_torch")]
+    before = [logger.level for logger in loggers]
+    with (
+        warnings.catch_warnings(),
+        contextlib.redirect_stdout(io.StringIO()),
+        contextlib.redirect_stderr(io.StringIO()),
+    ):
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, before, strict=True):
+                logger.setLevel(level)
