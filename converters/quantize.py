@@ -34,6 +34,7 @@ from torchao.quantization.pt2e.quantizer import (
 )
 
 from converters.calibration import CalibrationSet
+from converters.equalize import equalize
 from converters.graph import DeployGraph, example_inputs, require_int8
 from sdk.bundle import Quantization
 from sdk.errors import UsageError
@@ -103,6 +104,7 @@ def quantize(
     for layer in float_layers:
         if layer not in known:
             raise UsageError(f"there is no layer {layer!r} to leave in float: use a module path of the deployed graph.")
+    graph = equalize(graph, calibration)
     exported = torch.export.export(graph, example_inputs(graph, calibration.size))
     quantizer = PictureQuantizer(ranges=ranges, float_layers=float_layers)
     prepared = prepare_pt2e(exported.module(), quantizer)
@@ -114,7 +116,7 @@ def quantize(
     return Quantized(
         module=converted,
         record=Quantization(
-            method=f"PT2E static, int8, symmetric per-channel weights, per-tensor activations, {ranges}",
+            method=f"PT2E static, int8, symmetric per-channel weights, per-tensor activations, equalized, {ranges}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
             float_layers=tuple(sorted(float_layers)),

@@ -23,6 +23,7 @@ from ai_edge_quantizer.utils import qsv_utils
 from torch import Tensor
 
 from converters.calibration import CalibrationSet
+from converters.equalize import equalize
 from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
@@ -58,6 +59,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     if spec.precision is Precision.INT8:
         require_int8(graph)
         calibration = options.calibration_for(spec)
+        graph = equalize(graph, calibration)
     names = _INPUTS[:1] if graph.baked else _INPUTS
     model = TFLiteModel(convert(graph, example_inputs(graph, spec.size)))
     model.cut_shuffle()
@@ -66,7 +68,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     if calibration is not None:
         model = TFLiteModel(quantize(model, calibration, baked=graph.baked))
         record = Quantization(
-            method="LiteRT static, int8, symmetric per-channel weights, per-tensor activations, min-max",
+            method="LiteRT static, int8, symmetric per-channel weights, per-tensor activations, equalized, min-max",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
         )
