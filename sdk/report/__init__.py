@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sdk.report.bench_ import bench_markdown_text, bench_text, write_bench_json, write_bench_markdown
 from sdk.report.json_ import report_text, verdict_text, write_json
-from sdk.report.markdown import markdown_text, write_markdown
+from sdk.report.markdown import gates_markdown_text, markdown_text, write_markdown
 
 __all__ = [
     "bench_markdown_text",
     "bench_text",
+    "gates_markdown_text",
     "markdown_text",
     "report_text",
     "verdict_text",

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sdk.files import write_atomically
 from sdk.host import Host
-from sdk.verify import Outcome, Report, Verdict
+from sdk.verify import GATES, GateRow, Outcome, Report, Verdict
 
 _COLUMNS = (
     ("File", "---"),
@@ -43,6 +43,25 @@ def markdown_text(report: Report) -> str:
     if notes:
         lines += ["", *notes]
     return "\n".join(lines) + "\n"
+
+
+def gates_markdown_text() -> str:
+    """The table of gates, as ``docs/verification.md`` shows it."""
+    lines = [
+        "| Precision | Style | Max-abs, at most | SSIM mean, at least | SSIM worst, at least |",
+        "| --- | --- | --: | --: | --: |",
+    ]
+    for row in GATES:
+        bars = (row.gate.max_abs, row.gate.ssim_mean, row.gate.ssim_worst)
+        cells = [row.precision.value + (", image output" if row.image_output else ""), _styles(row)]
+        lines.append("| " + " | ".join([*cells, *("" if bar is None else f"{bar:.3g}" for bar in bars)]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _styles(row: GateRow) -> str:
+    if row.style is not None:
+        return f"{row.style}, baked"
+    return {None: "any", True: "baked", False: "multi-style"}[row.baked]
 
 
 def write_markdown(report: Report, path: Path) -> None:

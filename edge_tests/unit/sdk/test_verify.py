@@ -24,7 +24,8 @@ from sdk.bundle import (
     write_manifest,
 )
 from sdk.errors import ExitCode, FileTroubleError, MissingRuntimeError, UsageError
-from sdk.report import report_text
+from sdk.metrics import ssim
+from sdk.report import gates_markdown_text, report_text
 from sdk.runtimes import RUNTIMES
 from sdk.runtimes.base import Availability
 from sdk.spec import Backend, DType, IOSpec, Kind, Layout, Precision, Target, image_spec, style_spec
@@ -164,6 +165,11 @@ def artifact(precision: Precision, style: str | None = None, layout: Layout = La
 )
 def test_every_kind_of_artifact_has_the_gate_it_was_promised(one: Artifact, gate: Gate) -> None:
     assert gate_of(one) == gate
+
+
+def test_the_documented_gates_are_the_ones_in_force() -> None:
+    page = (Path(__file__).resolve().parents[3] / "docs" / "verification.md").read_text()
+    assert gates_markdown_text() in page
 
 
 def test_no_row_of_the_table_lets_everything_through() -> None:
@@ -451,6 +457,70 @@ def test_a_reference_executor_is_judged_but_gets_no_latency(
     verdict = only(verify(bundle, images=images, runtimes=["posing"]))
     assert (verdict.verdict, verdict.kind) == (Outcome.PASS, Kind.REFERENCE)
     assert (verdict.latency_ms, verdict.load_ms) == (None, None)
+
+
+IMAGES = '''
+import numpy as np
+from sdk.runtimes.ort import OnnxRuntime
+from sdk.runtimes.base import Session
+from sdk.spec import DType, IOSpec, Kind, Layout, Target, image_spec
+
+class Rounding(Session):
+    """Runs the float network behind an 8-bit border, as Core ML does; ``off`` levels too bright."""
+    def __init__(self, inner, io, off):
+        super().__init__(io)
+        self.inner, self.off = inner, off
+    def _execute(self, image, style):
+        drawn = self.inner.stylize(image.astype(np.float32) / 255)
+        return np.clip(np.rint(drawn * 255) + self.off, 0, 255).astype(np.uint8)
+
+class Images(OnnxRuntime):
+    name, kind, targets = "mil", Kind.REFERENCE, frozenset({Target.COREML})
+    def load(self, path, io, *, threads=1):
+        assert threads == 1
+        floats = IOSpec(
+            image=image_spec("image", Layout.NCHW, DType.FLOAT32, *io.image.shape[1:3]),
+            output=image_spec("cartoon", Layout.NCHW, DType.FLOAT32, *io.output.shape[1:3]),
+        )
+        return Rounding(super().load(path, floats), io, 3 if "off" in path.name else 0)
+'''
+
+
+def test_an_8_bit_image_output_is_not_blamed_for_its_own_rounding_but_for_more(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "dark"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    # Dark and nearly flat: here rounding to 8 bits alone costs more SSIM than the gate of fp16 allows.
+    Image.fromarray(rng.integers(1, 4, (*SIZE, 3)).astype(np.uint8)).save(folder / "night.png")
+    dark = load_photos([folder / "night.png"], SIZE)[0] * GAINS[0]
+    assert ssim(np.rint(dark * 255) / 255, dark) < 0.999
+    (tmp_path / "image_runtime.py").write_text(IMAGES)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(RUNTIMES, "mil", "image_runtime:Images")
+    changes = {"style": "comic", "target": Target.COREML, "backend": Backend.MLPROGRAM}
+    files = {
+        "a32": (Net(GAINS), changes),
+        "b16": (Net(GAINS), {**changes, "precision": Precision.FP16}),
+        "c32off": (Net(GAINS), changes),
+        "d16off": (Net(GAINS), {**changes, "precision": Precision.FP16}),
+    }
+    bundle = write_bundle(tmp_path / "b", files)
+    io = IOSpec(
+        image=image_spec("image", Layout.IMAGE, DType.UINT8, *SIZE),
+        output=image_spec("cartoon", Layout.IMAGE, DType.UINT8, *SIZE),
+    )
+    artifacts = tuple(replace(one, io=io) for one in bundle.artifacts)
+    results = verify(
+        Bundle(bundle.folder, replace(bundle.manifest, artifacts=artifacts)), images=folder, runtimes=["mil"]
+    ).results
+    fp32, fp16, fp32_off, fp16_off = results
+    assert (fp32.verdict, fp16.verdict) == (Outcome.PASS, Outcome.PASS)
+    assert fp16.ssim is not None
+    assert fp16.ssim.worst == pytest.approx(1.0)
+    assert fp32.max_abs == pytest.approx(0.4 / 255, rel=0.1)  # the rounding shows in max-abs: 0.2 * 2 = 0.4 levels
+    assert (fp32_off.verdict, fp16_off.verdict) == (Outcome.FAIL, Outcome.FAIL)
 
 
 # --- what it is given ------------------------------------------------------------------------------------------------
