@@ -1,10 +1,10 @@
 """Cross-layer equalization: the same function, with channels that share an int8 scale made equally large.
 
 int8 has one scale for all channels of an activation. In the linear streams of the network (bottlenecks, joins,
-residual sums) a channel's size is arbitrary: dividing it by ``d`` in every convolution that writes it and multiplying by
-``d`` in every one that reads it changes nothing in float. Chosen so that all channels reach the same maximum, no channel
-lives on a few of the 256 steps. After Nagel et al. 2019, arXiv:1906.04721, section 4.1, with activation ranges from
-calibration in place of weight ranges, since weights are quantized per channel here and lose nothing.
+residual sums) a channel's size is arbitrary: dividing it by ``d`` in every convolution that writes it and multiplying
+by ``d`` in every one that reads it changes nothing in float. Chosen so that all channels reach the same maximum, no
+channel lives on a few of the 256 steps. After Nagel et al. 2019, arXiv:1906.04721, section 4.1, with activation ranges
+from calibration in place of weight ranges, since weights are quantized per channel here and lose nothing.
 """
 
 from __future__ import annotations

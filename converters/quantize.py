@@ -14,7 +14,7 @@ the 256 steps on values that the activation cuts off. Here
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any, NoReturn
@@ -35,7 +35,7 @@ from torchao.quantization.pt2e.quantizer import (
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
-from converters.graph import DeployGraph, example_inputs, require_int8
+from converters.graph import DeployGraph, require_int8
 from sdk.bundle import Quantization
 from sdk.errors import UsageError
 
@@ -104,17 +104,10 @@ def quantize(
     for layer in float_layers:
         if layer not in known:
             raise UsageError(f"there is no layer {layer!r} to leave in float: use a module path of the deployed graph.")
-    graph = equalize(graph, calibration)
-    exported = torch.export.export(graph, example_inputs(graph, calibration.size))
-    quantizer = PictureQuantizer(ranges=ranges, float_layers=float_layers)
-    prepared = prepare_pt2e(exported.module(), quantizer)
-    with torch.no_grad():
-        for inputs in calibration.tensors(baked=graph.baked):
-            prepared(*inputs)
-    converted = convert_pt2e(prepared, fold_quantize=True)
-    absorb_activations(converted)
+    samples = calibration.tensors(baked=graph.baked)
+    module = quantize_module(equalize(graph, calibration), samples, ranges=ranges, float_layers=float_layers)
     return Quantized(
-        module=converted,
+        module=module,
         record=Quantization(
             method=f"PT2E static, int8, symmetric per-channel weights, per-tensor activations, equalized, {ranges}",
             calibration_sha256=calibration.sha256,
@@ -122,6 +115,37 @@ def quantize(
             float_layers=tuple(sorted(float_layers)),
         ),
     )
+
+
+def quantize_module(
+    module: nn.Module,
+    samples: Iterable[tuple[Tensor, ...]],
+    *,
+    ranges: RangeMethod = RangeMethod.MIN_MAX,
+    float_layers: Collection[str] = (),
+) -> GraphModule:
+    """Quantizes any module with ``PictureQuantizer``.
+
+    Args:
+        module: in eval mode; its inputs lie in [0, 1].
+        samples: its arguments, contiguous and of one shape; at least one.
+        ranges, float_layers: as for ``quantize``.
+
+    Raises:
+        UsageError: when there are no samples.
+    """
+    prepared: nn.Module | None = None
+    with torch.no_grad():
+        for inputs in samples:
+            if prepared is None:
+                exported = torch.export.export(module, inputs)
+                prepared = prepare_pt2e(exported.module(), PictureQuantizer(ranges=ranges, float_layers=float_layers))
+            prepared(*inputs)
+    if prepared is None:
+        raise UsageError("int8 ranges need calibration samples and got none: give photos.")
+    converted = convert_pt2e(prepared, fold_quantize=True)
+    absorb_activations(converted)
+    return converted
 
 
 def quantize_dynamic(*_: object, **__: object) -> NoReturn:

@@ -11,7 +11,7 @@ import io
 import logging
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import litert_torch
 import numpy as np
 from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
 from ai_edge_quantizer.utils import qsv_utils
-from torch import Tensor
+from torch import Tensor, nn
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
@@ -66,7 +66,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     model.drop_unused()
     model.rename(names, _OUTPUT)
     if calibration is not None:
-        model = TFLiteModel(quantize(model, calibration, baked=graph.baked))
+        model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, _OUTPUT)))
         record = Quantization(
             method="LiteRT static, int8, symmetric per-channel weights, per-tensor activations, equalized, min-max",
             calibration_sha256=calibration.sha256,
@@ -101,29 +101,31 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     )
 
 
-def convert(graph: DeployGraph, inputs: tuple[Tensor, ...]) -> bytes:
-    """The float ``.tflite`` of a graph, NHWC, as litert-torch writes it.
+def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """The float ``.tflite`` of a module, NHWC, as litert-torch writes it.
 
     Args:
-        inputs: contiguous NCHW example inputs; their sizes become the file's.
+        module: takes an NCHW picture and perhaps style weights, gives an NCHW picture.
+        inputs: contiguous example inputs; their sizes become the file's.
     """
     arguments = (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:])
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
-        litert_torch.convert(ChannelsLast(graph).eval(), arguments).export(str(path))
+        litert_torch.convert(ChannelsLast(module).eval(), arguments).export(str(path))
         return path.read_bytes()
 
 
-def quantize(model: TFLiteModel, calibration: CalibrationSet, *, baked: bool) -> bytes:
-    """The full-int8 ``.tflite`` of a float one: image, style and result on the 8-bit grid of a picture.
+def quantize(model: TFLiteModel, samples: Sequence[dict[str, Any]], *, on_grid: Collection[str]) -> bytes:
+    """The full-int8 ``.tflite`` of a float one.
 
     Args:
-        model: float, ends at the last convolution (``TFLiteModel.cut_shuffle``), inputs ``image`` and ``style``.
-        calibration: the photos and styles that give the ranges.
-        baked: whether the model takes the image alone.
+        model: float.
+        samples: inputs by tensor name, NHWC, that give the ranges: plain minima and maxima over all of them.
+        on_grid: names of inputs and outputs that get the grid of an 8-bit picture (scale 1/255, zero point -128)
+            whatever calibration saw.
 
     Raises:
-        RuntimeError: when the quantizer did not put the borders on the grid that was asked for.
+        RuntimeError: when the quantizer did not put them on that grid.
     """
     content = model.to_bytes()
     plan = recipe.static_wi8_ai8()
@@ -131,25 +133,26 @@ def quantize(model: TFLiteModel, calibration: CalibrationSet, *, baked: bool) ->
     manager.load_quantization_recipe(plan)
     with _quiet():
         observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-        observer.calibrate({_SIGNATURE: list(_feeds(calibration, baked=baked))}, manager)
+        observer.calibrate({_SIGNATURE: samples}, manager)
         ranges = observer.get_model_qsvs()
-        for index in (*model.graph.inputs, *model.graph.outputs):
-            # Whatever calibration saw: these three are pictures and weights in [0, 1].
-            name = model.graph.tensors[index].name.decode()
+        for name in on_grid:
             ranges[name]["min"], ranges[name]["max"] = (np.full_like(ranges[name]["min"], v) for v in (0.0, 1.0))
         made = quantizer.Quantizer(content, plan).quantize(ranges, enable_progress_report=False).quantized_model
     assert made is not None  # quantize() returns one
     quantized = TFLiteModel(bytes(made))
     for index in (*quantized.graph.inputs, *quantized.graph.outputs):
-        grid = quantized.grid(index)
-        if grid is None or abs(grid[0] - _SCALE) > 1e-9 or grid[1] != _ZERO_POINT:
-            raise RuntimeError(f"{quantized.graph.tensors[index].name} has the grid {grid}, not 1/255 and -128.")
+        name, grid = quantized.graph.tensors[index].name.decode(), quantized.grid(index)
+        if name in on_grid and (grid is None or abs(grid[0] - _SCALE) > 1e-9 or grid[1] != _ZERO_POINT):
+            raise RuntimeError(f"the tensor {name} has the grid {grid}, not 1/255 and -128.")
     return bytes(made)
 
 
-def _feeds(calibration: CalibrationSet, *, baked: bool) -> Iterator[dict[str, Any]]:
-    for photo, style in calibration.samples():
-        yield {_INPUTS[0]: photo} if baked else {_INPUTS[0]: photo, _INPUTS[1]: style}
+def feeds(calibration: CalibrationSet, *, baked: bool) -> list[dict[str, Any]]:
+    """Calibration samples by tensor name: ``image`` ``1 x H x W x 3`` and, unless baked, ``style`` ``1 x S``."""
+    return [
+        {_INPUTS[0]: photo} if baked else {_INPUTS[0]: photo, _INPUTS[1]: style}
+        for photo, style in calibration.samples()
+    ]
 
 
 @contextlib.contextmanager
