@@ -57,7 +57,7 @@ def test_an_operator_xnnpack_does_not_know_is_seen_outside_a_tflite_partition(
     from converters.tflite_model import read_delegation
     from converters.to_tflite import convert
 
-    # A plain clamp becomes RELU_0_TO_1: the reason why the converter writes it differently.
+    # litert-torch writes a clamp as RELU_0_TO_1: the reason why the converter replaces it.
     case = build_case(nn.Sequential(nn.Conv2d(3, 8, 1), nn.Hardtanh(0.0, 1.0), nn.Conv2d(8, 4, 1)))
     path = tmp_path / "split.tflite"
     path.write_bytes(convert(case.module, case.inputs))
