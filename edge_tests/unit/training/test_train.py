@@ -260,3 +260,13 @@ def test_the_command_refuses_in_words_with_exit_code_2(
     assert words in result.output.replace("\n", " ")
     assert "Traceback" not in result.output
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_compiled_network_trains_like_the_plain_one(tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The real compiler takes minutes on a busy machine; "eager" traces and guards all the same, and emits no C++.
+    compiler = torch.compile
+    asked = []
+    monkeypatch.setattr(torch, "compile", lambda f: asked.append(f) or compiler(f, backend="eager"))
+    plain, compiled = (train(tiny_recipe(name=n, run__compile=n == "compiled"), quiet=True) for n in ("a", "compiled"))
+    assert len(asked) == 1
+    assert same(weights(plain), weights(compiled))
