@@ -1,0 +1,264 @@
+"""What an export will do, worked out and checked before anything is done.
+
+Everything that can be refused is refused here, and all of it at once.
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from converters.problems import Problems
+from converters.registry import ALL, EXTRA, REFERENCE_PACKAGES, Choice, TargetRow, choose, missing_packages
+from sdk.bundle import BundleWriter, ModelInfo
+from sdk.errors import MissingRuntimeError, UsageError, unknown_name
+from sdk.files import disk_trouble
+from sdk.spec import Precision, parse_size
+
+if TYPE_CHECKING:
+    from converters.request import ExportSpec
+    from training.checkpoint import Checkpoint
+
+#: How many photos the float model is proven with, and ``reference/`` holds.
+PICTURES = 3
+#: Model and style names become parts of file names.
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """A request that was found to be possible.
+
+    Attributes:
+        checkpoint_file, checkpoint, model: what is exported, and what a bundle says of it.
+        specs: the artifacts; those of one target, style and size come one after another.
+        photos: to prove the float model with.
+        calibration: a folder of photos that were read once; ``None`` when no spec is int8.
+        out: the bundle's folder.
+        min_ssim, verify, dynamic_batch, seed, jobs: as ``converters.export.export`` takes them.
+    """
+
+    checkpoint_file: Path
+    checkpoint: Checkpoint
+    model: ModelInfo
+    specs: tuple[ExportSpec, ...]
+    photos: tuple[Path, ...]
+    calibration: Path | None
+    out: Path
+    min_ssim: float | None
+    verify: bool
+    dynamic_batch: bool
+    seed: int
+    jobs: int
+
+
+def make_plan(
+    *,
+    targets: Sequence[str],
+    backend: str | None,
+    precisions: Sequence[str],
+    checkpoint: Path | None,
+    styles: Sequence[str],
+    sizes: Sequence[str],
+    out: Path,
+    calibration: Path | None,
+    min_ssim: float | None,
+    verify: bool,
+    dynamic_batch: bool,
+    seed: int,
+    jobs: int,
+) -> Plan:
+    """Checks a request; arguments as ``converters.export.export`` has them, each as a sequence or path.
+
+    Raises:
+        UsageError, MissingRuntimeError, FileTroubleError: what is wrong, everything in one error.
+    """
+    problems = Problems()
+    choices = choose(targets, backend, precisions, problems=problems)
+    parsed: list[tuple[int, int]] = []
+    for text in dict.fromkeys(sizes):
+        with problems.collect():
+            parsed.append(parse_size(text))
+    if min_ssim is not None and not 0 < min_ssim <= 1:
+        problems.add(UsageError(f"--min-ssim is {min_ssim:g}: give a number above 0 and at most 1."))
+    if jobs < 1:
+        problems.add(UsageError(f"--jobs is {jobs}: give at least 1."))
+    if dynamic_batch and choices and not any(choice.row.dynamic_batch for choice in choices):
+        rows = ", ".join(dict.fromkeys(choice.row.target for choice in choices))
+        problems.add(UsageError(f"--dynamic-batch is not possible for {rows}: leave it out, or export onnx."))
+    with problems.collect():
+        _check_writable(out)
+    _check_tools(choices, problems)
+    if any(isinstance(problem, MissingRuntimeError) for problem in problems.found):
+        problems.raise_any()  # nothing further can be looked at without the tools
+    loaded, file = _load_checkpoint(checkpoint, problems)
+    baked: list[str | None] = [None]
+    if loaded is not None:
+        baked = _check_styles(styles, loaded.info.styles, problems)
+        _check_names(loaded, problems)
+        with problems.collect(), BundleWriter(out, _model_info(loaded)) as writer:
+            writer.discard()  # only asked whether it could
+    folder: Path | None = None
+    if any(choice.precision is Precision.INT8 for choice in choices):
+        folder = _check_int8(loaded, calibration, parsed, problems)
+    photos: tuple[Path, ...] = ()
+    with problems.collect():
+        photos = _find_photos(folder or calibration)
+    problems.raise_any()
+    assert loaded is not None
+    return Plan(
+        checkpoint_file=file,
+        checkpoint=loaded,
+        model=_model_info(loaded),
+        specs=tuple(_specs(loaded, choices, baked, parsed or [loaded.info.size])),
+        photos=photos,
+        calibration=folder,
+        out=out,
+        min_ssim=min_ssim,
+        verify=verify,
+        dynamic_batch=dynamic_batch,
+        seed=seed,
+        jobs=jobs,
+    )
+
+
+def _check_tools(choices: Iterable[Choice], problems: Problems) -> None:
+    for package in missing_packages(REFERENCE_PACKAGES):
+        problems.add(MissingRuntimeError.for_extra("exporting", package, EXTRA))
+    for row in unique_rows(choice.row for choice in choices):
+        with problems.collect():
+            row.require()
+
+
+def _load_checkpoint(path: Path | None, problems: Problems) -> tuple[Checkpoint | None, Path]:
+    from training.checkpoint import PRETRAINED, load_checkpoint
+
+    file = path or PRETRAINED
+    with problems.collect():
+        return load_checkpoint(file), file
+    return None, file
+
+
+def _check_styles(names: Sequence[str], known: tuple[str, ...], problems: Problems) -> list[str | None]:
+    """Styles to bake; ``None`` is the artifact with all of them."""
+    chosen: list[str | None] = []
+    for name in dict.fromkeys(names or (ALL,)):
+        if name == ALL:
+            chosen.append(None)
+        elif name in known:
+            chosen.append(name)
+        else:
+            problems.add(unknown_name("style", name, [*known, ALL]))
+    return chosen
+
+
+def _check_names(checkpoint: Checkpoint, problems: Problems) -> None:
+    for kind, name in [("model", checkpoint.info.name), *(("style", style) for style in checkpoint.info.styles)]:
+        if not _NAME.fullmatch(name):
+            problems.add(
+                UsageError(
+                    f"the checkpoint's {kind} name {name!r} cannot be a part of a file name: "
+                    "use letters, digits, dots and hyphens."
+                )
+            )
+
+
+def _check_int8(
+    checkpoint: Checkpoint | None, folder: Path | None, sizes: Sequence[tuple[int, int]], problems: Problems
+) -> Path:
+    """The folder of calibration photos, all of which were read."""
+    from converters.calibration import DEFAULT_PHOTOS, load_calibration
+    from converters.graph import deployable, require_int8
+
+    folder = folder or DEFAULT_PHOTOS
+    if checkpoint is not None:
+        with problems.collect():
+            require_int8(deployable(checkpoint.generator))
+    with problems.collect():
+        load_calibration(folder, size=sizes[0] if sizes else (64, 64), styles=1)
+    return folder
+
+
+def _check_writable(out: Path) -> None:
+    """Looks whether a folder can be made beside ``out``, which is where the work happens.
+
+    Raises:
+        FileTroubleError: when it cannot.
+    """
+    place = out.absolute().parent
+    while not place.exists():
+        place = place.parent
+    with disk_trouble("write the bundle", out):
+        Path(tempfile.mkdtemp(dir=place, prefix=f".{out.name}.probe-")).rmdir()
+
+
+def _find_photos(calibration: Path | None) -> tuple[Path, ...]:
+    """Photos to prove the float model with: the test photos of the repository, else the calibration photos."""
+    from converters.calibration import DEFAULT_PHOTOS
+    from sdk.imaging import list_photos
+
+    test = DEFAULT_PHOTOS.parent / "test"
+    for folder in (test, calibration):
+        if folder is not None and folder.is_dir():
+            photos = list_photos(folder)
+            step = max(1, len(photos) // PICTURES)
+            return tuple(photos[step // 2 :: step][:PICTURES])
+    raise UsageError(
+        f"there are no photos to prove the export with (no folder {test}): give a folder with --calibration."
+    )
+
+
+def _model_info(checkpoint: Checkpoint) -> ModelInfo:
+    from training.models.generator import count_macs, count_params
+
+    info = checkpoint.info
+    return ModelInfo(
+        name=info.name,
+        version=info.version,
+        checkpoint_sha256=checkpoint.sha256,
+        styles=info.styles,
+        params=count_params(checkpoint.generator),
+        macs=count_macs(checkpoint.generator, *info.size),
+        macs_size=info.size,
+        licence=info.licence,
+        author=info.author,
+    )
+
+
+def _specs(
+    checkpoint: Checkpoint, choices: Sequence[Choice], styles: Sequence[str | None], sizes: Sequence[tuple[int, int]]
+) -> Iterator[ExportSpec]:
+    from converters.request import ExportSpec
+
+    info = checkpoint.info
+    # Precisions innermost: the artifacts of one graph and size come one after another and share its trace.
+    for row in unique_rows(choice.row for choice in choices):
+        for style in styles:
+            for size in sizes:
+                for choice in choices:
+                    if choice.row is row:
+                        yield ExportSpec(
+                            name=info.name,
+                            version=info.version,
+                            author=info.author,
+                            licence=info.licence,
+                            styles=info.styles,
+                            target=row.target,
+                            backend=row.backend,
+                            precision=choice.precision,
+                            size=size,
+                            style=style,
+                        )
+
+
+def unique_rows(rows: Iterable[TargetRow]) -> list[TargetRow]:
+    """Each row once, in the order they come."""
+    found: list[TargetRow] = []
+    for row in rows:
+        if row not in found:
+            found.append(row)
+    return found
