@@ -21,7 +21,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, ClassVar
 
 from sdk.bundle import Artifact, disk_error
 from sdk.errors import ToonEdgeError
@@ -125,6 +125,9 @@ def run_job(job: Job) -> Iterator[Conversion]:
 class JobProcess:
     """A job in a process of its own. Use it as a context manager; leaving it ends the process."""
 
+    #: What the interpreter runs.
+    program: ClassVar[str] = "from converters.job import main; main()"
+
     def __init__(self, job: Job, *, time_limit_s: float = TIME_LIMIT_S) -> None:
         self.job = job
         self.time_limit_s = time_limit_s
@@ -135,7 +138,7 @@ class JobProcess:
     def __enter__(self) -> JobProcess:
         self._stderr = tempfile.TemporaryFile()
         self._process = subprocess.Popen(
-            [sys.executable, "-P", "-c", "from converters.job import main; main()"],
+            [sys.executable, "-P", "-c", self.program],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -61,7 +61,20 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     if spec.precision is Precision.INT8:
         quantized = quantize(graph, options.calibration_for(spec))
         network, record = quantized.module, quantized.record
-    model = _convert(PictureOutput(network), graph, spec)
+    ct = import_coremltools()
+    height, width = spec.size
+    # The scale of an ImageType is one number for all channels, which is all that [0, 1] needs.
+    image = {"name": _INPUTS[0], "shape": (1, 3, height, width), "scale": 1 / 255}
+    inputs: list[Any] = [ct.ImageType(**image, color_layout=ct.colorlayout.RGB)]
+    if not graph.baked:
+        inputs.append(ct.TensorType(name=_INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
+    model = convert(
+        PictureOutput(network),
+        example_inputs(graph, spec.size),
+        precision=spec.precision,
+        inputs=inputs,
+        output=ct.ImageType(name=_OUTPUT, color_layout=ct.colorlayout.RGB),
+    )
     path = options.folder / spec.file_name("mlpackage")
     _save(model, path, spec)
     return Artifact(
@@ -85,26 +98,28 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     )
 
 
-def _convert(network: nn.Module, graph: DeployGraph, spec: ExportSpec) -> MLModel:
-    """``network`` takes pictures in [0, 1] and gives pictures in [0, 255]; ``graph`` says what its inputs are."""
+def convert(
+    network: nn.Module, example: tuple[torch.Tensor, ...], *, precision: Precision, inputs: list[Any], output: Any
+) -> MLModel:
+    """Converts a module, quantized by PT2E for int8, to an ``mlprogram``.
+
+    Args:
+        network: in eval mode.
+        example: its arguments.
+        precision: int8 computes what is not quantized in fp16.
+        inputs, output: coremltools' types of its border.
+    """
     ct = import_coremltools()
     with torch.no_grad():
-        program = torch.export.export(network, example_inputs(graph, spec.size)).run_decompositions({})
-    height, width = spec.size
-    inputs: list[Any] = [
-        # The scale of an ImageType is one number for all channels, which is all that [0, 1] needs.
-        ct.ImageType(name=_INPUTS[0], shape=(1, 3, height, width), scale=1 / 255, color_layout=ct.colorlayout.RGB)
-    ]
-    if not graph.baked:
-        inputs.append(ct.TensorType(name=_INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
+        program = torch.export.export(network, example).run_decompositions({})
     return ct.convert(
         program,
         convert_to="mlprogram",
         inputs=inputs,
-        outputs=[ct.ImageType(name=_OUTPUT, color_layout=ct.colorlayout.RGB)],
-        compute_precision=ct.precision.FLOAT32 if spec.precision is Precision.FP32 else ct.precision.FLOAT16,
+        outputs=[output],
+        compute_precision=ct.precision.FLOAT32 if precision is Precision.FP32 else ct.precision.FLOAT16,
         # Image output needs iOS 16, arithmetic on 8-bit activations iOS 17 (the registry's min_os says so to apps).
-        minimum_deployment_target=ct.target.iOS17 if spec.precision is Precision.INT8 else ct.target.iOS16,
+        minimum_deployment_target=ct.target.iOS17 if precision is Precision.INT8 else ct.target.iOS16,
         skip_model_load=True,
     )
 

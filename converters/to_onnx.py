@@ -62,7 +62,7 @@ def write_reference(checkpoint: Checkpoint, folder: Path) -> Reference:
     """
     info = checkpoint.info
     example = (torch.full((1, 3, 64, 64), 0.5), torch.full((1, len(info.styles)), 1.0 / len(info.styles)))
-    model = _trace(checkpoint.generator, example)
+    model = trace(checkpoint.generator, example)
     _open_borders(model, batch=True, size=True)
     described = {
         "name": info.name,
@@ -73,7 +73,7 @@ def write_reference(checkpoint: Checkpoint, folder: Path) -> Reference:
         "style": "",
     }
     path = folder / REFERENCE
-    _save(model, path, described)
+    save(model, path, described)
     return Reference(file=REFERENCE, sha256=hash_path(path), bytes=size_of(path), io=reference_io(len(info.styles)))
 
 
@@ -186,14 +186,14 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
     if spec.precision is Precision.INT8:
         require_int8(graph)
         calibration = options.calibration_for(spec)
-        model = _trace(equalize(graph, calibration), example_inputs(graph, spec.size))
+        model = trace(equalize(graph, calibration), example_inputs(graph, spec.size))
         model, quantization = quantize_qdq(model, calibration)
     else:
-        model = _trace(graph, example_inputs(graph, spec.size))
+        model = trace(graph, example_inputs(graph, spec.size))
     if options.dynamic_batch:
         _open_borders(model, batch=True)
     path = options.folder / spec.file_name("onnx")
-    _save(model, path, spec.description())
+    save(model, path, spec.description())
     batch = None if options.dynamic_batch else 1
     return Artifact(
         file=path.name,
@@ -239,6 +239,7 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
     baked = len(model.graph.input) == 1
     limit_scaling(model.graph)
     picture = _drop_last_clip(model.graph)
+    borders = [*_INPUTS[: 1 if baked else 2], *([picture] if picture else [])]
     grid = {
         "quant_type": ortq.QuantType.QInt8,
         "scale": np.array(1 / 255, np.float32),
@@ -257,9 +258,7 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
             activation_type=ortq.QuantType.QInt8,
             weight_type=ortq.QuantType.QInt8,
             calibrate_method=ortq.CalibrationMethod.MinMax,
-            extra_options={
-                "TensorQuantOverrides": {name: [grid] for name in (*_INPUTS[: len(model.graph.input)], picture)}
-            },
+            extra_options={"TensorQuantOverrides": {name: [dict(grid)] for name in borders}},
         )
         quantized = onnx.load(target)
     return quantized, Quantization(
@@ -271,21 +270,19 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
     )
 
 
-def _drop_last_clip(graph: onnx.GraphProto) -> str:
-    """Removes the clamp of the picture to [0, 1]; returns the tensor before it whose 8-bit grid takes its place.
+def _drop_last_clip(graph: onnx.GraphProto) -> str | None:
+    """Removes a clamp of the result to [0, 1]; returns the tensor before it whose 8-bit grid takes its place.
 
-    Only operators that move values may lie between that tensor and the clamp.
-
-    Raises:
-        ValueError: when the graph does not end in a clamp.
+    ``None`` when the graph does not end in such a clamp.
     """
     makers = {output: node for node in graph.node for output in node.output}
     clip = makers[_OUTPUT]
-    last = makers[clip.input[0]]
     if clip.op_type != "Clip" or [float(_constant(graph, name)) for name in clip.input[1:]] != [0.0, 1.0]:
-        raise ValueError(f"the graph ends in {clip.op_type}, not in a clamp to [0, 1].")
+        return None
+    last = makers[clip.input[0]]
     graph.node.remove(clip)
     last.output[0] = _OUTPUT
+    # A shuffle only moves values: the grid belongs to what it moves.
     return last.input[0] if last.op_type == "DepthToSpace" else _OUTPUT
 
 
@@ -351,7 +348,8 @@ class _Reader(ortq.CalibrationDataReader):
 # --- torch to ONNX ---------------------------------------------------------------------------------------------------
 
 
-def _trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+def trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelProto:
+    """A module in eval mode as an ONNX model of the example's shapes, with our names of inputs and output."""
     with torch.no_grad():
         program = torch.export.export(module, example, strict=False)
         converted = torch.onnx.export(
@@ -388,7 +386,7 @@ def _open_borders(model: onnx.ModelProto, *, batch: bool, size: bool = False) ->
     del model.graph.value_info[:]
 
 
-def _save(model: onnx.ModelProto, path: Path, described: Mapping[str, str]) -> None:
+def save(model: onnx.ModelProto, path: Path, described: Mapping[str, str]) -> None:
     """Writes the model without traces of the machine it was made on; the same network gives the same bytes."""
     graph = model.graph
     # torch writes stack traces with absolute paths, and its own signature, into these.
