@@ -105,7 +105,8 @@ def load_checkpoint(path: Path) -> Checkpoint:
     tensors, described = _read(path)
     try:
         config = GeneratorConfig.from_dict(described["config"])
-        info = CheckpointInfo(**{k: tuple(v) if isinstance(v, list) else v for k, v in described["info"].items()})
+        told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["info"].items()}
+        info = CheckpointInfo(**told)
         generator = Generator(config)
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(

@@ -109,8 +109,9 @@ class Encoder(nn.Module):
                 f"the ImageNet weights of {name} could not be fetched ({type(error).__name__}): go online "
                 "once, or give a file with `encoder_weights`."
             ) from error
-        config = full.pretrained_cfg
-        self.load_weights(full.state_dict(), mean=config["mean"], std=config["std"])
+        config = timm.get_pretrained_cfg(name)
+        assert config is not None  # timm just built this model from it
+        self.load_weights(full.state_dict(), mean=config.mean, std=config.std)
 
     def load_weights(
         self, state: dict[str, Tensor], *, mean: tuple[float, ...] = (0.0,) * 3, std: tuple[float, ...] = (1.0,) * 3

@@ -80,7 +80,7 @@ class GeneratorConfig:
                 f"the generator config does not fit this version (unknown keys {unknown}, missing keys {missing}): "
                 "use a checkpoint of this architecture."
             )
-        made = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+        made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         made["statistics"] = Statistics(made.get("statistics", Statistics.RUNNING))
         return cls(**made)
 
@@ -201,7 +201,7 @@ class Generator(nn.Module):
                 x = self.joins[level - 1](x, skips[3 - level], style)
             if level == 2 and self.sft is not None:
                 x = self.sft(x, upsample(skips[2]))
-            for block in blocks:  # type: ignore[union-attr]
+            for block in blocks:  # type: ignore[attr-defined]  # a ModuleList of DecoderBlock
                 x = block(x, style)
         return F.pixel_shuffle(self.tail(x), 2)
 
@@ -216,7 +216,7 @@ def check_input(image: Tensor, style: Tensor, styles: int) -> None:
     Raises:
         UsageError: for a wrong rank, channel count, size or number of styles.
     """
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if torch.compiler.is_compiling():
         return
     if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] % SIZE_MULTIPLE or image.shape[3] % SIZE_MULTIPLE:
         raise UsageError(
