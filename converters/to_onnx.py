@@ -227,8 +227,8 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
 
     The quantizer is helped in two places:
 
-    * image, style and picture have the grid of an 8-bit picture, scale 1/255 and zero point -128, so that the last
-      clamp is done by saturation and no step is spent beyond [0, 1];
+    * image and picture have the grid of an 8-bit picture, scale 1/255 and zero point -128, so that the last clamp is
+      done by saturation and no step is spent beyond [0, 1] (style weights get it by themselves: 0 and 1 are seen);
     * of a style's scaling only what can survive the shift and the ReLU6 after it gets steps (``limit_scaling``).
 
     Args:
@@ -239,7 +239,7 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
     baked = len(model.graph.input) == 1
     limit_scaling(model.graph)
     picture = _drop_last_clip(model.graph)
-    borders = [*_INPUTS[: 1 if baked else 2], *([picture] if picture else [])]
+    borders = [_INPUTS[0], *([picture] if picture else [])]
     grid = {
         "quant_type": ortq.QuantType.QInt8,
         "scale": np.array(1 / 255, np.float32),

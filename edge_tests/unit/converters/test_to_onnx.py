@@ -1,0 +1,318 @@
+"""``reference.onnx`` and its proof, and the artifacts for ONNX Runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx", reason="needs the extra export")
+ort = pytest.importorskip("onnxruntime", reason="needs the extra export")
+
+import torch  # noqa: E402
+from onnx import numpy_helper  # noqa: E402
+from torch import nn  # noqa: E402
+
+from converters.calibration import CalibrationSet  # noqa: E402
+from converters.graph import deployable, example_inputs  # noqa: E402
+from converters.request import ExportOptions, ExportSpec  # noqa: E402
+from converters.to_onnx import (  # noqa: E402
+    REFERENCE,
+    draw_reference,
+    limit_scaling,
+    prove_reference,
+    reference_io,
+    to_onnx,
+    trace,
+    write_reference,
+)
+from sdk.errors import ExitCode, GateError, UsageError  # noqa: E402
+from sdk.spec import Backend, Precision, Target  # noqa: E402
+from training.checkpoint import Checkpoint, CheckpointInfo  # noqa: E402
+from training.models.generator import Generator  # noqa: E402
+from training.models.norm import Statistics  # noqa: E402
+
+pytestmark = pytest.mark.export
+NAMES = ("comic", "pencil", "anime")
+SIZE = (32, 32)
+ARM_SAFE = "session.x64quantprecision"
+
+
+def spec(precision: Precision = Precision.FP32, style: str | None = None) -> ExportSpec:
+    return ExportSpec(
+        name="tiny", version="1.2.3", author="somebody", licence="Apache-2.0", styles=NAMES, target=Target.ONNX,
+        backend=Backend.ORT, precision=precision, size=SIZE, style=style,
+    )  # fmt: skip
+
+
+def run(path: Path, image: np.ndarray, style: np.ndarray | None = None, *, plain: bool = False) -> np.ndarray:
+    """``plain``: the file's own arithmetic, every QuantizeLinear and DequantizeLinear by itself and float between."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry(ARM_SAFE, "1")
+    if plain:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return session.run(None, {"image": image} | ({} if style is None else {"style": style}))[0]
+
+
+@pytest.fixture(scope="module")
+def checkpoint(network: Generator) -> Checkpoint:
+    info = CheckpointInfo(name="tiny", version="1.2.3", styles=NAMES, size=SIZE, author="somebody")
+    return Checkpoint(generator=network, info=info, sha256="0" * 64)
+
+
+@pytest.fixture(scope="module")
+def photos(pictures: np.ndarray) -> list[np.ndarray]:
+    """Two shapes, so that no extent can be fixed in the file."""
+    return [pictures[0], np.concatenate([pictures[1], pictures[2]], axis=1)]
+
+
+@pytest.fixture(scope="module")
+def reference(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("reference")
+    write_reference(checkpoint, folder)
+    return folder / REFERENCE
+
+
+@pytest.fixture
+def alter(reference: Path, tmp_path: Path) -> Callable[..., Path]:
+    """A copy of the reference with one initializer changed: ``alter(part of its name, function)``."""
+
+    def made(part: str, change: Callable[[np.ndarray], np.ndarray]) -> Path:
+        model = onnx.load(reference)
+        tensor = next(tensor for tensor in model.graph.initializer if part in tensor.name)
+        tensor.CopyFrom(
+            numpy_helper.from_array(np.ascontiguousarray(change(numpy_helper.to_array(tensor))), tensor.name)
+        )
+        onnx.save(model, tmp_path / REFERENCE)
+        return tmp_path / REFERENCE
+
+    return made
+
+
+# --- the float model -------------------------------------------------------------------------------------------------
+
+
+def test_the_reference_reproduces_the_network_on_every_style_size_and_batch(reference, checkpoint, photos) -> None:
+    assert prove_reference(reference, checkpoint, photos) <= 1e-5
+
+
+def test_the_reference_takes_any_batch_and_any_size_divisible_by_16(reference) -> None:
+    for batch, height, width in ((1, 16, 16), (3, 32, 64), (2, 96, 48)):
+        made = run(reference, np.zeros((batch, 3, height, width), np.float32), np.full((batch, 3), 1 / 3, np.float32))
+        assert made.shape == (batch, 3, height, width)
+
+
+def test_two_exports_of_the_reference_are_the_same_bytes_without_traces_of_the_machine(
+    reference, checkpoint, tmp_path
+) -> None:
+    described = write_reference(checkpoint, tmp_path)
+    data = (tmp_path / REFERENCE).read_bytes()
+    assert data == reference.read_bytes()
+    assert described.bytes == len(data)
+    assert [path.name for path in tmp_path.iterdir()] == [REFERENCE]  # no sidecar with the weights
+    for trace_of in (b"stack_trace", b".py", str(Path(__file__).parents[3]).encode()):
+        assert trace_of not in data
+
+
+def test_the_reference_says_what_it_is(reference) -> None:
+    properties = {entry.key: entry.value for entry in onnx.load(reference).metadata_props}
+    assert properties == {
+        "name": "tiny", "version": "1.2.3", "author": "somebody", "licence": "Apache-2.0",
+        "styles": "comic,pencil,anime", "style": "",
+    }  # fmt: skip
+
+
+def test_the_reference_loads_in_an_onnx_runtime_of_2023(reference) -> None:
+    model = onnx.load(reference)
+    assert (model.ir_version, [(s.domain, s.version) for s in model.opset_import]) == (8, [("", 18)])
+    assert "DepthToSpace" in {node.op_type for node in model.graph.node}
+
+
+PLANTED = {
+    "swapped channels": ("conv_stem.weight", lambda w: w[:, ::-1]),
+    "wrong style row": ("norm.gamma", lambda rows: rows[[1, 0, 2]]),
+    "a style row used twice": ("norm.beta", lambda rows: rows[[0, 1, 1]]),
+    "one weight off": ("tail.weight", lambda w: w + 1e-3 * (np.arange(w.size) == 0).reshape(w.shape)),
+    "not a number": ("tail.bias", lambda bias: bias * np.nan),
+}
+
+
+@pytest.mark.parametrize("fault", PLANTED)
+def test_a_fault_in_the_reference_fails_its_proof(fault, alter, checkpoint, photos) -> None:
+    part, change = PLANTED[fault]
+    with pytest.raises(GateError, match=r"differs from the checkpoint's network by .* in style") as caught:
+        prove_reference(alter(part, lambda values: change(values).astype(np.float32)), checkpoint, photos)
+    assert caught.value.exit_code is ExitCode.GATE_FAILED
+
+
+def test_the_proof_names_the_style_that_is_wrong(alter, checkpoint, photos) -> None:
+    def spoil(rows: np.ndarray) -> np.ndarray:
+        changed = rows.copy()
+        changed[1] += 1
+        return changed
+
+    with pytest.raises(GateError, match="in style 'pencil'"):
+        prove_reference(alter("norm.beta", spoil), checkpoint, photos)
+
+
+def test_the_proof_needs_photos(reference, checkpoint) -> None:
+    with pytest.raises(UsageError, match="cannot be proven without photos"):
+        prove_reference(reference, checkpoint, [])
+
+
+def test_the_reference_pictures_are_the_networks(reference, checkpoint, pictures) -> None:
+    given = pictures[:2].astype(np.float32) / 255
+    drawn = draw_reference(reference, given, len(NAMES))
+    assert drawn.shape == (3, 2, *SIZE, 3)
+    with torch.no_grad():
+        image = torch.from_numpy(given[1:2].transpose(0, 3, 1, 2).copy())
+        want = checkpoint.generator(image, torch.eye(3)[2:]).numpy()[0].transpose(1, 2, 0)
+    assert np.abs(drawn[2, 1] - want).max() <= 1e-5
+
+
+def test_the_border_of_the_reference_is_open() -> None:
+    io = reference_io(3)
+    assert io.image.shape == io.output.shape == (None, 3, None, None)
+    assert io.style is not None
+    assert io.style.shape == (None, 3)
+
+
+# --- fp32 ------------------------------------------------------------------------------------------------------------
+
+
+def test_an_fp32_artifact_reproduces_the_network_and_says_what_goes_in_and_out(network, pictures, tmp_path) -> None:
+    artifact = to_onnx(deployable(network), spec(), ExportOptions(folder=tmp_path))
+    assert artifact.file == "tiny_32x32_multi_ort_fp32.onnx"
+    assert artifact.io.image.shape == (1, 3, 32, 32)
+    assert (artifact.min_runtime, artifact.quantization) == ("onnxruntime 1.14", None)
+    image = artifact.io.image.encode(pictures[:1].astype(np.float32) / 255)
+    for row in np.eye(3, dtype=np.float32):
+        with torch.no_grad():
+            want = network(torch.from_numpy(image), torch.from_numpy(row[None])).numpy()
+        assert np.abs(run(tmp_path / artifact.file, image, row[None]) - want).max() <= 1e-5
+    with pytest.raises(Exception, match="Got: 2 Expected: 1"):
+        run(tmp_path / artifact.file, np.repeat(image, 2, 0), np.repeat(row[None], 2, 0))
+
+
+def test_a_baked_artifact_takes_the_image_alone_and_any_batch_if_asked(network, pictures, tmp_path) -> None:
+    row = np.eye(3, dtype=np.float32)[1]
+    artifact = to_onnx(
+        deployable(network, style=row), spec(style="pencil"), ExportOptions(folder=tmp_path, dynamic_batch=True)
+    )
+    assert artifact.io.style is None
+    assert artifact.io.image.shape == (None, 3, 32, 32)
+    image = artifact.io.image.encode(pictures[:3].astype(np.float32) / 255)
+    with torch.no_grad():
+        want = network(torch.from_numpy(image), torch.from_numpy(row).expand(3, 3)).numpy()
+    assert np.abs(run(tmp_path / artifact.file, image) - want).max() <= 1e-5
+
+
+def test_a_graph_with_an_operator_that_fixes_extents_is_not_opened(monkeypatch) -> None:
+    class Flat(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return torch.clamp(image.reshape(1, 3, 16, 64).relu(), 0, 1)
+
+    from converters import to_onnx as module
+
+    with pytest.raises(ValueError, match="may fix the shape"):
+        module._open_borders(trace(Flat(), (torch.zeros(1, 3, 32, 32),)), batch=True)
+
+
+# --- int8 ------------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def int8(network: Generator, calibration: CalibrationSet, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("int8")
+    artifact = to_onnx(deployable(network), spec(Precision.INT8), ExportOptions(folder=folder, calibration=calibration))
+    assert artifact.quantization is not None
+    assert artifact.quantization.calibration_sha256 == calibration.sha256
+    assert artifact.quantization.calibration_images == len(calibration) == 48
+    return folder / artifact.file
+
+
+def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
+    return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+
+
+def test_every_convolution_is_int8_with_a_scale_for_each_output_channel(int8) -> None:
+    model = onnx.load(int8)
+    values = constants(model)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
+    assert convolutions
+    for node in convolutions:
+        data, weight = (makers[name] for name in node.input[:2])
+        assert (data.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
+        kernel, scale, zero_point = (values[name] for name in weight.input)
+        assert kernel.dtype == np.int8
+        assert scale.shape == (len(kernel),)
+        assert not zero_point.any()
+        assert np.abs(kernel.reshape(len(kernel), -1).astype(int)).max() == 127  # all 8 bits: no reduced range
+
+
+def test_image_style_and_picture_have_the_grid_of_an_8_bit_picture(int8) -> None:
+    model = onnx.load(int8)
+    values = constants(model)
+    makers = {output: node for node in model.graph.node for output in node.output}
+    grids = {
+        node.input[0]: (float(values[node.input[1]]), int(values[node.input[2]]))
+        for node in model.graph.node
+        if node.op_type == "QuantizeLinear"
+    }
+    (style,) = (node.output[0] for node in model.graph.node if "style" in node.input)  # as a picture of one pixel
+    picture = makers[makers["cartoon"].input[0]]  # what the shuffle moves
+    for scale, zero_point in (grids["image"], grids[style], tuple(values[name] for name in picture.input[1:3])):
+        assert (pytest.approx(1 / 255), -128) == (float(scale), int(zero_point))
+
+
+def test_int8_is_near_the_network_and_its_border_is_float(int8, network, pictures) -> None:
+    image = (pictures[:4].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
+    for row in np.eye(3, dtype=np.float32):
+        with torch.no_grad():
+            want = network(torch.from_numpy(image), torch.from_numpy(row).expand(4, 3)).numpy()
+        have = np.concatenate([run(int8, picture[None], row[None]) for picture in image])
+        assert have.dtype == np.float32
+        assert np.abs(have - want).mean() <= 4 / 255
+        assert have.min() >= 0
+        assert have.max() <= 1 + 1e-6
+
+
+def test_the_read_back_computes_what_the_file_says_whatever_the_hosts_instructions(int8, pictures) -> None:
+    image = (pictures[:1].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
+    row = np.eye(3, dtype=np.float32)[:1]
+    # Two steps: an integer sum and a float sum may round to neighbours in more than one layer.
+    assert np.abs(run(int8, image, row) - run(int8, image, row, plain=True)).max() <= 2.01 / 255
+
+
+def test_limiting_the_styles_scaling_changes_no_picture(network, pictures, tmp_path) -> None:
+    graph = deployable(network)
+    model = trace(graph, example_inputs(graph, SIZE))
+    onnx.save(model, tmp_path / "before.onnx")
+    assert limit_scaling(model.graph) == 4  # one a decoder block
+    onnx.save(model, tmp_path / "after.onnx")
+    image = (pictures[:1].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
+    for row in (*np.eye(3, dtype=np.float32), np.array([0.5, 0.2, 0.3], np.float32)):
+        before, after = (run(tmp_path / name, image, row[None]) for name in ("before.onnx", "after.onnx"))
+        assert np.abs(before - after).max() <= 1e-6
+
+
+def test_two_int8_exports_are_the_same_bytes(int8, network, calibration, tmp_path) -> None:
+    artifact = to_onnx(
+        deployable(network), spec(Precision.INT8), ExportOptions(folder=tmp_path, calibration=calibration)
+    )
+    assert (tmp_path / artifact.file).read_bytes() == int8.read_bytes()
+    assert b".py" not in int8.read_bytes()
+
+
+def test_int8_without_calibration_or_on_instance_statistics_is_refused(build_network, calibration, tmp_path) -> None:
+    with pytest.raises(UsageError, match="needs calibration photos"):
+        to_onnx(deployable(build_network()), spec(Precision.INT8), ExportOptions(folder=tmp_path))
+    instance = deployable(build_network(Statistics.INSTANCE))
+    with pytest.raises(UsageError, match="cannot be exported as int8"):
+        to_onnx(instance, spec(Precision.INT8), ExportOptions(folder=tmp_path, calibration=calibration))
+    assert not list(tmp_path.iterdir())
