@@ -15,7 +15,7 @@ import numpy as np
 from sdk.errors import UsageError, unknown_name
 from sdk.runtimes.mil.errors import UnsupportedOperatorError
 from sdk.runtimes.mil.features import Feature, feature_of
-from sdk.runtimes.mil.package import Package, import_runtime, open_package, operator_names, rebuild
+from sdk.runtimes.mil.package import Package, import_runtime, open_package, operator_names, quiet, rebuild
 
 if TYPE_CHECKING:
     from sdk.runtimes.mil.program import Observer, Program
@@ -161,7 +161,6 @@ def load(path: str | PathLike[str], *, accumulator: Accumulator = "float32", fun
     import torch
 
     from sdk.runtimes.mil.ops import OPERATORS
-    from sdk.runtimes.mil.package import quiet
     from sdk.runtimes.mil.program import compile_function
 
     package = open_package(Path(path))

@@ -124,7 +124,7 @@ def _compute(step: Step, values: Sequence[Value | None], accumulator: torch.dtyp
     except (ArithmeticError, LookupError, RuntimeError, TypeError, ValueError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ExecutionError(
-            f"the operator {step.operator} ({step.name!r}) cannot be computed: {first_line}"
+            f"the operator {step.operator} ({step.name!r}) cannot be computed: {first_line.rstrip('.')}."
         ) from error
 
 

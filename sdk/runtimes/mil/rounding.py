@@ -84,10 +84,10 @@ def _check_range(value: Tensor, integer: _Integer, declared: str) -> None:
     low, high = (bound.item() for bound in torch.aminmax(value))
     for bound in (low, high):
         if math.isnan(bound) or not integer.low <= bound <= integer.high:
-            raise RangeError(f"the value {bound:g} does not fit {declared} ({integer.low} to {integer.high})")
+            raise RangeError(f"the value {bound:g} does not fit {declared} ({integer.low} to {integer.high}).")
     if value.dtype.is_floating_point and bool((value != torch.trunc(value)).any()):
         fraction = value[value != torch.trunc(value)].reshape(-1)[0].item()
-        raise RangeError(f"the value {fraction:g} is not a whole number, but {declared} is declared")
+        raise RangeError(f"the value {fraction:g} is not a whole number, but {declared} is declared.")
 
 
 def constant(value: Any, declared: str, accumulator: torch.dtype) -> Tensor | str:

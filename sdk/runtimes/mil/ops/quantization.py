@@ -41,12 +41,12 @@ def quantize(
         RangeError: for NaN, which no integer stands for.
     """
     low, high, stored = _LIMITS[output_dtype]
-    steps = torch.round(input / _along(scale, input.dim(), axis))
+    steps = torch.div(input, _along(scale, input.dim(), axis)).round_()
     if zero_point is not None:
-        steps = steps + _along(zero_point, input.dim(), axis).to(steps.dtype)
-    if bool(torch.isnan(steps).any()):
-        raise RangeError(f"quantize was given NaN, which {output_dtype} cannot hold: an operator before it overflowed.")
-    return steps.clamp(low, high).to(stored)
+        steps = steps.add_(_along(zero_point, input.dim(), axis).to(steps.dtype))
+    if bool(steps.amin().isnan()):  # amin hands NaN on
+        raise RangeError(f"it was given NaN, which {output_dtype} cannot hold: an operator before it overflowed.")
+    return steps.clamp_(low, high).to(stored)
 
 
 def dequantize(
@@ -56,10 +56,10 @@ def dequantize(
     axis: Tensor | None = None,
 ) -> Tensor:
     """``scale * (input - zero_point)``."""
-    stored = input.to(scale.dtype)
+    steps = input.to(scale.dtype)  # a new tensor, so the rest can be done in place
     if zero_point is not None:
-        stored = stored - _along(zero_point, input.dim(), axis).to(scale.dtype)
-    return stored * _along(scale, input.dim(), axis)
+        steps = steps.sub_(_along(zero_point, input.dim(), axis).to(scale.dtype))
+    return steps.mul_(_along(scale, input.dim(), axis))
 
 
 def constexpr_affine_dequantize(quantized_data: Tensor, zero_point: Tensor, scale: Tensor, axis: Tensor) -> Tensor:
