@@ -139,6 +139,35 @@ class PictureOutput(nn.Module):
         return (self.inner(image) if style is None else self.inner(image, style)) * 255.0
 
 
+class ScaledPicture(nn.Module):
+    """A float graph from [0, 255 / 256] to [0, 255], for Core ML's images in fp16.
+
+    fp16 has 11 bits, and an 8-bit picture needs 8 of them, so the borders must not waste any. Photo values divided by 255
+    are rounded, divided by 256 (``INPUT_SCALE``) they are exact; a multiplication by 255 after the clamp rounds a second
+    time. Both factors go into the weights of the first and the last convolution instead, and cost nothing.
+
+    Args:
+        graph: in float; it is copied, not changed.
+    """
+
+    #: What the 8-bit photo is multiplied by before it comes in.
+    INPUT_SCALE = 1.0 / 256.0
+
+    def __init__(self, graph: DeployGraph) -> None:
+        super().__init__()
+        self.scaled = copy.deepcopy(graph)
+        tail = self.scaled.network.tail
+        with torch.no_grad():
+            self.scaled.network.encoder.features.conv_stem.weight *= 1.0 / (255.0 * self.INPUT_SCALE)
+            tail.weight *= 255.0
+            if tail.bias is not None:
+                tail.bias *= 255.0
+
+    def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
+        """``N x 3 x H x W`` in [0, 255 / 256] and, unless baked, ``N x S`` to ``N x 3 x H x W`` in [0, 255]."""
+        return torch.clamp(self.scaled.raw(image, style), 0.0, 255.0)
+
+
 def deployable(generator: Generator, *, style: np.ndarray | None = None) -> DeployGraph:
     """Copies a network into the form that is deployed; the network itself is left alone.
 

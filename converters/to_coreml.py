@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from converters.graph import DeployGraph, PictureOutput, example_inputs
+from converters.graph import DeployGraph, PictureOutput, ScaledPicture, example_inputs
 from converters.quantize import quantize
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
@@ -57,19 +57,21 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     """
     row = row_for(spec.target, spec.backend)
     record: Quantization | None = None
-    network: nn.Module = graph
+    network: nn.Module
     if spec.precision is Precision.INT8:
         quantized = quantize(graph, options.calibration_for(spec))
-        network, record = quantized.module, quantized.record
+        network, record, scale = PictureOutput(quantized.module), quantized.record, 1 / 255
+    else:
+        network, scale = ScaledPicture(graph), ScaledPicture.INPUT_SCALE
     ct = import_coremltools()
     height, width = spec.size
-    # The scale of an ImageType is one number for all channels, which is all that [0, 1] needs.
-    image = {"name": _INPUTS[0], "shape": (1, 3, height, width), "scale": 1 / 255}
+    # The scale of an ImageType is one number for all channels, which is all we need.
+    image = {"name": _INPUTS[0], "shape": (1, 3, height, width), "scale": scale}
     inputs: list[Any] = [ct.ImageType(**image, color_layout=ct.colorlayout.RGB)]
     if not graph.baked:
         inputs.append(ct.TensorType(name=_INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
     model = convert(
-        PictureOutput(network),
+        network,
         example_inputs(graph, spec.size),
         precision=spec.precision,
         inputs=inputs,
