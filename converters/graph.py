@@ -142,9 +142,9 @@ class PictureOutput(nn.Module):
 class ScaledPicture(nn.Module):
     """A float graph from [0, 255 / 256] to [0, 255], for Core ML's images in fp16.
 
-    fp16 has 11 bits, and an 8-bit picture needs 8 of them, so the borders must not waste any. Photo values divided by 255
-    are rounded, divided by 256 (``INPUT_SCALE``) they are exact; a multiplication by 255 after the clamp rounds a second
-    time. Both factors go into the weights of the first and the last convolution instead, and cost nothing.
+    fp16 has 11 bits and an 8-bit picture needs 8 of them, so the borders must not waste any. Photo values divided by
+    255 are rounded, divided by 256 (``INPUT_SCALE``) they are exact; a multiplication by 255 after the clamp rounds a
+    second time. Both factors go into the weights of the first and the last convolution instead, and cost nothing.
 
     Args:
         graph: in float; it is copied, not changed.

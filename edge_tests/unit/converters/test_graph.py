@@ -14,6 +14,7 @@ from converters.graph import (
     ChannelsLast,
     DeployGraph,
     PictureOutput,
+    ScaledPicture,
     StyleAffine,
     deployable,
     example_inputs,
@@ -156,6 +157,9 @@ def test_wrappers_only_rearrange_and_scale(network: Generator, style: np.ndarray
     want = graph(image, *rest)
     assert torch.equal(ChannelsLast(graph)(image.permute(0, 2, 3, 1), *rest), want.permute(0, 2, 3, 1))
     assert torch.equal(PictureOutput(graph)(image, *rest), want * 255)
+    scaled = ScaledPicture(graph)(image * (255 / 256), *rest)
+    assert torch.allclose(scaled, want * 255, atol=1e-3)
+    assert torch.equal(graph(image, *rest), want)  # the graph itself is left alone
 
 
 def test_example_inputs_fit_the_graph_and_sizes_are_checked(network: Generator) -> None:
