@@ -14,15 +14,14 @@ the 256 steps on values that the activation cuts off. Here
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import HistogramObserver, MinMaxObserver, PerChannelMinMaxObserver
+from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
@@ -36,6 +35,7 @@ from torchao.quantization.pt2e.quantizer import (
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import DeployGraph, require_int8
+from converters.ranges import SCHEME, Observed, RangeMethod
 from sdk.bundle import Quantization
 from sdk.errors import UsageError
 
@@ -63,15 +63,6 @@ _QUANTIZE = torch.ops.quantized_decomposed.quantize_per_tensor.default
 _DEQUANTIZE = torch.ops.quantized_decomposed.dequantize_per_tensor.default
 
 
-class RangeMethod(StrEnum):
-    """How a tensor's range follows from what calibration saw. Never a moving average: the last photo would rule."""
-
-    #: Smallest and largest value seen.
-    MIN_MAX = "min-max"
-    #: The range with the least squared error over a histogram (torchao's ``HistogramObserver``).
-    MSE = "mse"
-
-
 @dataclass(frozen=True, kw_only=True)
 class Quantized:
     """A quantized graph: same arguments and result as the ``DeployGraph`` it was made from, float at the border."""
@@ -84,7 +75,7 @@ def quantize(
     graph: DeployGraph,
     calibration: CalibrationSet,
     *,
-    ranges: RangeMethod = RangeMethod.MIN_MAX,
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
     float_layers: Collection[str] = (),
 ) -> Quantized:
     """Quantizes a graph to int8 for the size of the calibration photos.
@@ -109,7 +100,7 @@ def quantize(
     return Quantized(
         module=module,
         record=Quantization(
-            method=f"PT2E static, int8, symmetric per-channel weights, per-tensor activations, equalized, {ranges}",
+            method=f"PT2E static, int8, {SCHEME}, {ranges}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
             float_layers=tuple(sorted(float_layers)),
@@ -121,7 +112,7 @@ def quantize_module(
     module: nn.Module,
     samples: Iterable[tuple[Tensor, ...]],
     *,
-    ranges: RangeMethod = RangeMethod.MIN_MAX,
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
     float_layers: Collection[str] = (),
 ) -> GraphModule:
     """Quantizes any module with ``PictureQuantizer``.
@@ -168,7 +159,7 @@ class PictureQuantizer(Quantizer):
         float_layers: module paths that stay in float.
     """
 
-    def __init__(self, *, ranges: RangeMethod = RangeMethod.MIN_MAX, float_layers: Collection[str] = ()) -> None:
+    def __init__(self, *, ranges: RangeMethod = RangeMethod.LEAST_SQUARES, float_layers: Collection[str] = ()) -> None:
         super().__init__()
         self.ranges, self.float_layers = ranges, tuple(float_layers)
 
@@ -238,36 +229,37 @@ class PictureQuantizer(Quantizer):
         )
 
     def _activations(self, limits: tuple[float, float] | None) -> QuantizationSpec:
-        observer: Callable[..., nn.Module]
-        if self.ranges is RangeMethod.MSE:
-            observer = HistogramObserver.with_args(eps=_EPSILON)
-        else:
-            low, high = limits or (float("-inf"), float("inf"))
-            observer = LimitedMinMaxObserver.with_args(eps=_EPSILON, low=low, high=high)
         return QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=observer,
+            observer_or_fake_quant_ctr=RangeObserver.with_args(eps=_EPSILON, method=self.ranges, limits=limits),
             quant_min=-128,
             quant_max=127,
             qscheme=torch.per_tensor_affine,
         )
 
 
-class LimitedMinMaxObserver(MinMaxObserver):
-    """Min-max inside known limits: values beyond them make no difference to what follows.
+class RangeObserver(MinMaxObserver):
+    """Gives a tensor the range that ``converters.ranges`` finds for what it held.
 
     Args:
-        low, high: real limits of the range.
+        method: how.
+        limits: values beyond them make no difference to what follows.
     """
 
-    def __init__(self, *, low: float = float("-inf"), high: float = float("inf"), **options: Any) -> None:
+    def __init__(self, *, method: RangeMethod, limits: tuple[float, float] | None = None, **options: Any) -> None:
         super().__init__(**options)
-        self.low, self.high = low, high
+        self.method, self.limits = method, limits
+        self.observed = Observed()
 
     def forward(self, x_orig: Tensor) -> Tensor:
-        """Records the extremes of a tensor of any shape; returns it unchanged."""
-        super().forward(x_orig.detach().clamp(self.low, self.high))
+        """Takes in a tensor of any shape; returns it unchanged."""
+        self.observed.add(x_orig.detach().numpy())
         return x_orig
+
+    def calculate_qparams(self) -> tuple[Tensor, Tensor]:
+        """(scale, zero point)."""
+        low, high = self.observed.range(self.method, limits=self.limits)
+        return self._calculate_qparams(torch.tensor(low), torch.tensor(high))
 
 
 def absorb_activations(model: GraphModule) -> int:

@@ -139,6 +139,32 @@ class TFLiteModel:
         )
         self._set_output(result)
 
+    def product_limits(self) -> dict[str, tuple[float, float]]:
+        """What of each style product can survive the shift and ReLU6 after it: tensor name to (low, high).
+
+        In ``relu6(x * scale + shift)`` the product matters between ``-max shift`` and ``6 - min shift``. The shift is a
+        1x1 convolution of the style weights, and these are a convex mix, so its extremes are those of the rows.
+        """
+        makers = {op.outputs[0]: op for op in self.graph.operators}
+        limits: dict[str, tuple[float, float]] = {}
+        for add in self.graph.operators:
+            if (
+                self.operator(add) != _Op.ADD
+                or add.builtinOptions.fusedActivationFunction != schema.ActivationFunctionType.RELU6
+            ):
+                continue
+            product, shift = (makers.get(index) for index in add.inputs)
+            if product is None or shift is None or self.operator(product) != _Op.MUL:
+                continue
+            if self.operator(shift) != _Op.CONV_2D or list(self.graph.tensors[shift.outputs[0]].shape[1:3]) != [1, 1]:
+                continue
+            rows, bias = self.values(shift.inputs[1]), self.values(shift.inputs[2])
+            if bias.any():
+                continue
+            name = self.graph.tensors[product.outputs[0]].name.decode()
+            limits[name] = (-float(rows.max()), 6.0 - float(rows.min()))
+        return limits
+
     def drop_unused(self) -> None:
         """Forgets tensors, buffers and operator codes that nothing refers to."""
         graph, model = self.graph, self.model

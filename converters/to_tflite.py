@@ -1,7 +1,7 @@
 """LiteRT (TFLite): one ``.tflite``, NHWC, float32 or full int8 with integer input and output.
 
-int8: the calibration's ranges are plain minima and maxima. The quantizer's own default is a moving average in which the
-first photo dominates and extremes are clipped.
+int8: ranges come from ``converters.ranges``, as for every other target. The quantizer's own default is a moving average
+in which the first photo dominates and extremes are clipped.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from typing import Any
 
 import litert_torch
 import numpy as np
-from ai_edge_quantizer import calibrator, quantizer, recipe, recipe_manager
-from ai_edge_quantizer.utils import qsv_utils
+from ai_edge_litert.interpreter import Interpreter
+from ai_edge_quantizer import quantizer, recipe
 from torch import Tensor, nn
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
+from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
 from converters.tflite_model import TFLiteModel, read_delegation
@@ -34,7 +35,6 @@ from sdk.files import write_atomically
 from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
 
 _INPUTS, _OUTPUT = ("image", "style"), "cartoon"
-_SIGNATURE = "serving_default"
 #: The grid of an 8-bit picture; the style weights and the result have it too.
 _SCALE, _ZERO_POINT = 1 / 255, -128
 
@@ -68,7 +68,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     if calibration is not None:
         model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, _OUTPUT)))
         record = Quantization(
-            method="LiteRT static, int8, symmetric per-channel weights, per-tensor activations, equalized, min-max",
+            method=f"LiteRT static, int8, {SCHEME}, {RangeMethod.LEAST_SQUARES}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
         )
@@ -115,28 +115,33 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         return path.read_bytes()
 
 
-def quantize(model: TFLiteModel, samples: Sequence[dict[str, Any]], *, on_grid: Collection[str]) -> bytes:
+def quantize(
+    model: TFLiteModel,
+    samples: Sequence[dict[str, Any]],
+    *,
+    on_grid: Collection[str],
+    method: RangeMethod = RangeMethod.LEAST_SQUARES,
+) -> bytes:
     """The full-int8 ``.tflite`` of a float one.
 
     Args:
         model: float.
-        samples: inputs by tensor name, NHWC, that give the ranges: plain minima and maxima over all of them.
+        samples: inputs by tensor name, NHWC, that give the ranges.
         on_grid: names of inputs and outputs that get the grid of an 8-bit picture (scale 1/255, zero point -128)
             whatever calibration saw.
+        method: how ranges follow from what was seen.
 
     Raises:
         RuntimeError: when the quantizer did not put them on that grid.
     """
     content = model.to_bytes()
     plan = recipe.static_wi8_ai8()
-    manager = recipe_manager.RecipeManager()
-    manager.load_quantization_recipe(plan)
+    limits = model.product_limits()
     with _quiet():
-        observer = calibrator.Calibrator(content, num_threads=1, qsv_update_func=qsv_utils.min_max_update)
-        observer.calibrate({_SIGNATURE: samples}, manager)
-        ranges = observer.get_model_qsvs()
-        for name in on_grid:
-            ranges[name]["min"], ranges[name]["max"] = (np.full_like(ranges[name]["min"], v) for v in (0.0, 1.0))
+        ranges: dict[str, dict[str, np.ndarray]] = {}
+        for name, observed in observe(content, samples).items():
+            ends = (0.0, 1.0) if name in on_grid else observed.range(method, limits=limits.get(name))
+            ranges[name] = {key: np.array([end], np.float32) for key, end in zip(("min", "max"), ends, strict=True)}
         made = quantizer.Quantizer(content, plan).quantize(ranges, enable_progress_report=False).quantized_model
     assert made is not None  # quantize() returns one
     quantized = TFLiteModel(bytes(made))
@@ -145,6 +150,27 @@ def quantize(model: TFLiteModel, samples: Sequence[dict[str, Any]], *, on_grid: 
         if name in on_grid and (grid is None or abs(grid[0] - _SCALE) > 1e-9 or grid[1] != _ZERO_POINT):
             raise RuntimeError(f"the tensor {name} has the grid {grid}, not 1/255 and -128.")
     return bytes(made)
+
+
+def observe(content: bytes, samples: Sequence[dict[str, Any]]) -> dict[str, Observed]:
+    """Runs a float ``.tflite`` on samples and watches every tensor that is computed or fed.
+
+    Returns:
+        Tensor name to what it held; constants are not among them.
+    """
+    model = TFLiteModel(content)
+    computed = {index for op in model.graph.operators for index in op.outputs}
+    watched = {i: model.graph.tensors[i].name.decode() for i in sorted({*model.graph.inputs, *computed})}
+    found = {name: Observed() for name in watched.values()}
+    interpreter = Interpreter(model_content=content, num_threads=1, experimental_preserve_all_tensors=True)
+    interpreter.allocate_tensors()
+    for sample in samples:
+        for index in model.graph.inputs:
+            interpreter.set_tensor(index, sample[watched[index]])
+        interpreter.invoke()
+        for index, name in watched.items():
+            found[name].add(interpreter.get_tensor(index))
+    return found
 
 
 def feeds(calibration: CalibrationSet, *, baked: bool) -> list[dict[str, Any]]:

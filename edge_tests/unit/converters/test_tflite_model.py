@@ -168,7 +168,7 @@ def test_borders_off_the_picture_grid_are_refused(
         quantize(model, feeds, on_grid=("image", "cartoon"))
 
 
-def test_min_max_calibration_does_not_depend_on_the_order(written: bytes, image: Tensor) -> None:
+def test_calibration_does_not_depend_on_the_order(written: bytes, image: Tensor) -> None:
     """The quantizer's own moving average does, which is why it is not used."""
     model = TFLiteModel(written)
     model.cut_shuffle()
