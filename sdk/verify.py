@@ -393,7 +393,7 @@ def _verify_one(bundle: Bundle, artifact: Artifact, runtime: Runtime, pictures: 
                 runs_ms += compared["run_ms"]
             peak_rss_bytes = worker.peak_rss_bytes()
     except WorkerError as error:
-        return verdict.end(Outcome.FAIL, str(error))
+        return verdict.end(Outcome.NOT_RUNNABLE if error.missing else Outcome.FAIL, str(error))
     missed = shortfalls(verdict.gate, figures)
     return verdict.end(
         Outcome.FAIL if missed else Outcome.PASS,

@@ -26,7 +26,7 @@ from typing import IO, Any, Self
 import numpy as np
 
 from sdk.bundle import io_from_json
-from sdk.errors import ToonEdgeError, UsageError
+from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError
 from sdk.metrics import max_abs, psnr_db, ssim
 from sdk.runtimes import resolve
 from sdk.runtimes.base import Session
@@ -42,12 +42,14 @@ TIMED_KINDS = frozenset({Kind.DEVICE, Kind.HOST})
 class WorkerError(ToonEdgeError):
     """The worker crashed, hung, or its task failed; the message is a clause that says which.
 
-    ``errno`` is the operating system's number when it was the disk that failed, 0 when the system gave none.
+    ``errno`` is the operating system's number when it was the disk that failed, 0 when the system gave none;
+    ``missing`` says that nothing is wrong with the artifact: this host's runtime cannot run it (an unknown operator).
     """
 
-    def __init__(self, message: str, *, errno: int | None = None) -> None:
+    def __init__(self, message: str, *, errno: int | None = None, missing: bool = False) -> None:
         super().__init__(message)
         self.errno = errno
+        self.missing = missing
 
 
 class Worker:
@@ -156,7 +158,7 @@ class Worker:
             raise WorkerError(self._obituary(command))
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise WorkerError(answer["error"], errno=answer.get("errno"))
+            raise WorkerError(answer["error"], errno=answer.get("errno"), missing=answer.get("missing", False))
         return answer
 
     def _listen(self, stream: IO[str]) -> None:
@@ -303,7 +305,7 @@ def main() -> None:
         try:
             answer = getattr(task, command)(**arguments)
         except ToonEdgeError as error:
-            answer = {"error": str(error)}
+            answer = {"error": str(error), "missing": isinstance(error, MissingRuntimeError)}
         except OSError as error:
             answer = {"error": f"{type(error).__name__}: {error}", "errno": error.errno or 0}
         except Exception as error:  # noqa: BLE001 - whatever a runtime throws is this artifact's verdict

@@ -334,6 +334,7 @@ def test_a_reference_that_does_not_run_or_is_not_finite_is_one_sentence(tmp_path
 
 FAULTY = """
 import ctypes, os, time
+from sdk.errors import MissingRuntimeError
 from sdk.runtimes.ort import OnnxRuntime
 
 class Crashing(OnnxRuntime):
@@ -341,6 +342,7 @@ class Crashing(OnnxRuntime):
     def load(self, path, io, *, threads=1):
         if "crash" in path.name: ctypes.string_at(0)
         if "hang" in path.name: time.sleep(600)
+        if "fancy" in path.name: raise MissingRuntimeError("operator 'fancy' is unknown here")
         return super().load(path, io, threads=threads)
 """
 
@@ -349,16 +351,18 @@ class Crashing(OnnxRuntime):
 def test_a_crash_and_a_hang_are_verdicts_and_the_others_still_run(
     tmp_path: Path, images: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    names = ("a.onnx", "crash.onnx", "hang.onnx", "z.onnx")
+    names = ("a.onnx", "crash.onnx", "fancy.onnx", "hang.onnx", "z.onnx")
     bundle = write_bundle(tmp_path / "b", {name: (Net(GAINS), {"style": "comic"}) for name in names})
     (tmp_path / "crashing_runtime.py").write_text(FAULTY)
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setitem(RUNTIMES, "onnxruntime", "crashing_runtime:Crashing")
-    first, crashed, hung, last = verify(bundle, images=images, time_limit_s=20).results
+    first, crashed, unknown, hung, last = verify(bundle, images=images, time_limit_s=20).results
     assert (first.verdict, last.verdict) == (Outcome.PASS, Outcome.PASS)
     assert (crashed.verdict, hung.verdict) == (Outcome.FAIL, Outcome.FAIL)
     assert "signal SIGSEGV" in crashed.reason
     assert "no answer within 20 s" in hung.reason
+    # An operator that this host's runtime does not know says nothing about the artifact.
+    assert (unknown.verdict, unknown.reason) == (Outcome.NOT_RUNNABLE, "operator 'fancy' is unknown here")
 
 
 class Elsewhere:
