@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
 
 from sdk.bundle import Artifact, disk_error
-from sdk.errors import ToonEdgeError
+from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import trouble
 from sdk.spec import Precision
 
@@ -41,6 +41,7 @@ class Job:
 
     Attributes:
         checkpoint: the file.
+        checkpoint_sha256: what was planned with; a file that was replaced since is refused.
         specs: the artifacts, all of one target.
         folder: where the files go; it exists.
         destination: where they will end up, for messages.
@@ -50,6 +51,7 @@ class Job:
     """
 
     checkpoint: Path
+    checkpoint_sha256: str
     specs: tuple[ExportSpec, ...]
     folder: Path
     destination: Path
@@ -86,7 +88,14 @@ def run_job(job: Job) -> Iterator[Conversion]:
     from sdk.spec import style_weights
     from training.checkpoint import load_checkpoint
 
-    checkpoint = load_checkpoint(job.checkpoint)
+    try:
+        checkpoint = load_checkpoint(job.checkpoint)
+        if checkpoint.sha256 != job.checkpoint_sha256:
+            raise UsageError(f"checkpoint {job.checkpoint} was replaced while it was being exported: export again.")
+    except ToonEdgeError as error:
+        for spec in job.specs:
+            yield Conversion(spec=spec, artifact=None, failure=str(error), error=error)
+        return
     # One graph a style and one calibration set a style and size, whatever the number of precisions.
     graphs: dict[str | None, DeployGraph] = {}
     sets: dict[tuple[str | None, tuple[int, int]], CalibrationSet] = {}

@@ -81,6 +81,7 @@ def produce(
         jobs.append(
             Job(
                 checkpoint=plan.checkpoint_file,
+                checkpoint_sha256=plan.checkpoint.sha256,
                 specs=tuple(s for s in plan.specs if (s.target, s.backend) == (row.target, row.backend)),
                 folder=place,
                 destination=plan.out,

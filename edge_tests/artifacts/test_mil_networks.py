@@ -4,7 +4,6 @@ planted in the saved package, which its output must show."""
 from __future__ import annotations
 
 import gc
-import logging
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra mil")
-for _noisy in ("coremltools", "torch.utils._pytree"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
 ct = pytest.importorskip("coremltools", reason="needs the extra mil")
 
 import torch  # noqa: E402

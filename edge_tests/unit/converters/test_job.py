@@ -22,7 +22,7 @@ from sdk.errors import FileTroubleError, GateError, UsageError
 from sdk.spec import Backend, IOSpec, Layout, Precision, Target, image_spec
 from sdk.spec import DType as D
 from training.checkpoint import CheckpointInfo, save_checkpoint
-from training.models.generator import Generator
+from training.models.generator import Generator, GeneratorConfig
 
 NAMES = ("comic", "pencil", "anime")
 
@@ -46,11 +46,11 @@ def make_artifact(file: str) -> Artifact:
 def job(network: Generator, tmp_path: Path) -> Job:
     """Two styles baked in fp32."""
     file = tmp_path / "tiny.safetensors"
-    save_checkpoint(file, network, CheckpointInfo(name="tiny", version="1", styles=NAMES, size=(32, 32)))
+    sha256 = save_checkpoint(file, network, CheckpointInfo(name="tiny", version="1", styles=NAMES, size=(32, 32)))
     folder = tmp_path / "out"
     folder.mkdir()
     specs = tuple(make_spec(style=style) for style in ("comic", "pencil"))
-    return Job(checkpoint=file, specs=specs, folder=folder, destination=tmp_path / "dist")
+    return Job(checkpoint=file, checkpoint_sha256=sha256, specs=specs, folder=folder, destination=tmp_path / "dist")
 
 
 @pytest.fixture
@@ -195,9 +195,19 @@ def test_leaving_the_block_leaves_no_process(job) -> None:
 def test_the_real_process_finds_a_checkpoint_that_vanished(job) -> None:
     gone = dataclasses.replace(job, checkpoint=job.checkpoint.with_name("gone.safetensors"))
     with JobProcess(gone) as process:
-        failures = [conversion.failure for conversion in process.conversions()]
-    assert len(failures) == 2
-    assert "gone.safetensors does not exist" in failures[0]
+        first, second = process.conversions()
+    assert isinstance(first.error, UsageError)
+    assert "gone.safetensors does not exist" in first.failure
+    assert second.failure == first.failure
+
+
+def test_a_checkpoint_that_was_replaced_meanwhile_is_refused_before_anything_is_converted(job, convert_with) -> None:
+    convert_with(lambda spec: pytest.fail("converted"))
+    other = Generator(GeneratorConfig(styles=3))
+    save_checkpoint(job.checkpoint, other, CheckpointInfo(name="tiny", version="1", styles=NAMES, size=(32, 32)))
+    for conversion in run_job(job):
+        assert isinstance(conversion.error, UsageError)
+        assert "was replaced while it was being exported" in conversion.failure
 
 
 def test_what_travels_between_the_processes_survives_the_journey(job) -> None:

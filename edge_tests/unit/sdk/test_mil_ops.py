@@ -8,7 +8,6 @@ coremltools has one (``oracle=None``), else torch or numpy formulas written here
 from __future__ import annotations
 
 import gc
-import logging
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,8 +18,6 @@ import numpy as np
 import pytest
 
 pytest.importorskip("torch", reason="needs the extra mil")
-for _noisy in ("coremltools", "torch.utils._pytree"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
 ct = pytest.importorskip("coremltools", reason="needs the extra mil")
 
 import torch  # noqa: E402

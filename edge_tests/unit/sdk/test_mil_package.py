@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
 import shutil
 import subprocess
 import sys
@@ -17,8 +16,6 @@ import pytest
 from PIL import Image
 
 pytest.importorskip("torch", reason="needs the extra mil")
-for _noisy in ("coremltools", "torch.utils._pytree"):
-    logging.getLogger(_noisy).setLevel(logging.ERROR)
 ct = pytest.importorskip("coremltools", reason="needs the extra mil")
 
 import torch  # noqa: E402
