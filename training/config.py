@@ -133,7 +133,7 @@ class RunRecipe:
         threads: of PyTorch; 0 leaves its default.
         compile: ``torch.compile`` the network (first step takes a minute or two).
         channels_last: memory format of the network.
-        init: checkpoint (.safetensors) of the same architecture to start from.
+        init: checkpoint (.safetensors) to start from; of one with other widths or depths, what fits is taken.
         encoder_weights: ``imagenet`` (online) or a timm .safetensors file to start the encoder from.
     """
 

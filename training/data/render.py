@@ -377,7 +377,7 @@ def render_pairs(
             f"{content} has no folder {absent[0]!r}: give the folder that holds train/ and val/, as "
             "`python -m training.data.sample` writes it, or ask for one of them with --split."
         )
-    found = {split: list_photos(content / split) for split in splits}
+    found = {split: list_photos(content / split, recursive=True) for split in splits}
     counts = {"train": variants, "val": val_variants}
     console = Console(stderr=True, quiet=quiet)
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())

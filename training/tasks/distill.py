@@ -65,7 +65,7 @@ class DistillTask(pl.LightningModule):
         super().__init__()
         self.recipe = recipe
         self.report = report or (lambda _line: None)
-        self.generator = build_generator(recipe)
+        self.generator = build_generator(recipe, self.report)
         if recipe.run.channels_last:
             self.generator = self.generator.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
@@ -305,8 +305,12 @@ class DistillTask(pl.LightningModule):
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
-def build_generator(recipe: Recipe) -> Generator:
+def build_generator(recipe: Recipe, report: Callable[[str], None] = lambda _line: None) -> Generator:
     """A new network for a recipe, seeded, with the weights that ``run`` asks for.
+
+    Args:
+        recipe: what to build.
+        report: is told what was taken from ``run.init``.
 
     Raises:
         UsageError: weights that do not exist or do not fit.
@@ -319,13 +323,47 @@ def build_generator(recipe: Recipe) -> Generator:
         _load_encoder(generator, Path(recipe.run.encoder_weights))
     if recipe.run.init:
         start = load_checkpoint(Path(recipe.run.init)).generator
-        if start.config != generator.config:
+        taken = start_from(generator, start)
+        if taken.whole == 0:
             raise UsageError(
-                f"run.init {recipe.run.init} is of another architecture or number of styles than `generator`: "
-                "use a checkpoint of the same network."
+                f"run.init {recipe.run.init} has no tensor in common with `generator`: use a checkpoint of a network "
+                "that is more like it, or none."
             )
-        generator.load_state_dict(start.state_dict())
+        report(f"init {recipe.run.init}: {taken}")
     return generator
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taken:
+    """What a network took over from another: tensors as they are, cut to fit or widened, and those it does not have."""
+
+    whole: int
+    part: int
+    new: int
+
+    def __str__(self) -> str:
+        return f"{self.whole} tensors taken over, {self.part} of them in part, {self.new} new"
+
+
+@torch.no_grad()
+def start_from(generator: Generator, other: Generator) -> Taken:
+    """Copies the weights of a network of the same or another architecture, by name.
+
+    Of a tensor with other extents the leading part that both have is taken, and the rest stays as it was initialized.
+    Channels keep their places everywhere, so a narrower network starts as the wider one with its last channels cut off.
+    """
+    given = other.state_dict()
+    whole = part = new = 0
+    for name, own in generator.state_dict(keep_vars=True).items():
+        theirs = given.get(name)
+        if theirs is None or theirs.ndim != own.ndim:
+            new += 1
+            continue
+        common = tuple(slice(min(pair)) for pair in zip(own.shape, theirs.shape, strict=True))
+        own.data[common] = theirs[common]
+        whole += 1
+        part += own.shape != theirs.shape
+    return Taken(whole=whole, part=part, new=new)
 
 
 def _load_encoder(generator: Generator, path: Path) -> None:

@@ -662,6 +662,14 @@ def test_photos_of_a_folder_are_sorted_and_an_empty_folder_is_refused(tmp_path):
         imaging.list_photos(tmp_path / "nowhere")
 
 
+def test_photos_of_subfolders_are_found_when_asked_for(tmp_path):
+    (tmp_path / "people").mkdir()
+    (tmp_path / "people" / "a.jpg").touch()
+    (tmp_path / "b.png").touch()
+    assert [p.name for p in imaging.list_photos(tmp_path)] == ["b.png"]
+    assert [p.name for p in imaging.list_photos(tmp_path, recursive=True)] == ["b.png", "a.jpg"]
+
+
 # ------------------------------------------------------------------------------------------------------------ resize
 
 

@@ -192,3 +192,17 @@ def test_a_broken_photo_is_named_and_no_shard_is_called_whole(photos: list[Path]
     with pytest.raises(UsageError, match=r"p1\.png"):
         run(photos, tmp_path / "out")
     assert not list((tmp_path / "out").rglob("shard.json"))
+
+
+def test_the_folders_that_sample_writes_are_rendered(tmp_path: Path, made_photo: Callable[..., np.ndarray]) -> None:
+    for split in ("train", "val"):
+        for kind in ("people", "scenes"):
+            path = tmp_path / "content" / split / kind / f"{kind}.png"
+            path.parent.mkdir(parents=True)
+            Image.fromarray(made_photo(120, 160, seed=len(kind))).save(path)
+    render_pairs(
+        tmp_path / "content", tmp_path / "pairs", styles=["pencil"], variants=1, val_variants=1, size=SIZE, workers=0,
+        quiet=True,
+    )  # fmt: skip
+    for split in ("train", "val"):
+        assert np.load(tmp_path / "pairs" / split / "v000" / "photos.npy").shape == (2, SIZE, SIZE, 3)

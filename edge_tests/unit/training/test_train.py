@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from training.config import OptimizerRecipe, Recipe
 from training.data.pairs import ViewDataset, open_shards
 from training.losses import ssim
 from training.models.generator import Generator, GeneratorConfig
-from training.tasks.distill import DistillTask, hold_statistics, learning_rate, norms, update_average
+from training.tasks.distill import DistillTask, hold_statistics, learning_rate, norms, start_from, update_average
 from training.train import app, train
 
 Make = Callable[..., Recipe]
@@ -219,12 +220,44 @@ def test_a_run_can_start_from_a_checkpoint_of_the_same_network(tiny_recipe: Make
     start = str(recipe.folder / "last.safetensors")
     task = DistillTask(tiny_recipe(run__init=start))
     assert same(dict(task.generator.state_dict()), dict(first.average.state_dict()))
-    with pytest.raises(UsageError, match="another architecture"):
-        DistillTask(tiny_recipe(run__init=start, generator__widths=[16, 8, 8, 8]))
     with pytest.raises(UsageError, match="does not exist"):
         DistillTask(tiny_recipe(run__init="absent.safetensors"))
     with pytest.raises(UsageError, match="encoder weights"):
         DistillTask(tiny_recipe(run__encoder_weights="absent.safetensors"))
+
+
+def test_a_run_can_start_from_a_network_of_other_widths_and_depths(tiny_recipe: Make) -> None:
+    first = train(tiny_recipe(run__steps=4), quiet=True)
+    start = str(tiny_recipe().folder / "last.safetensors")
+    said: list[str] = []
+    own = first.average
+    widths = own.config.widths
+    wider = (widths[0] + 8, *widths[1:])
+    depths = (own.config.depths[0] + 1, *own.config.depths[1:])
+    recipe = tiny_recipe(run__init=start, generator__widths=list(wider), generator__depths=list(depths))
+    task = DistillTask(recipe, said.append)
+    made = task.generator
+    assert torch.equal(made.encoder.features.conv_stem.weight, own.encoder.features.conv_stem.weight)
+    assert torch.equal(made.tail.weight[:, : widths[0]], own.tail.weight)
+    assert not torch.equal(made.tail.weight[:, widths[0] :], torch.zeros_like(made.tail.weight[:, widths[0] :]))
+    (line,) = said
+    assert line.startswith(f"init {start}: ")
+    assert " in part, " in line
+    assert not line.endswith(" 0 new")
+
+
+def test_a_narrower_network_starts_as_the_wider_one_without_its_last_channels(tiny_recipe: Make) -> None:
+    config = tiny_recipe().generator_config()
+    wide, narrow = Generator(config), Generator(dataclasses.replace(config, widths=(4, *config.widths[1:])))
+    taken = start_from(narrow, wide)
+    assert (taken.new, taken.part) != (0, 0)
+    with torch.no_grad():  # cut by hand: what the last channels would have given is nothing
+        wide.tail.weight[:, 4:] = 0
+        for block in wide.stages[3]:
+            block.spatial.conv.weight[:, 4:] = 0
+            block.project.conv.weight[:, 4:] = 0
+    image, style = torch.rand(1, 3, 32, 32), torch.eye(config.styles)[:1]
+    torch.testing.assert_close(narrow.eval()(image, style), wide.eval()(image, style))
 
 
 def test_the_command_trains_and_resumes(tiny_recipe: Make, tmp_path: Path) -> None:
