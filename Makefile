@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DIST ?= dist
 PHOTOS ?= edge_tests/photos/test
+# Test files that run at the same time.
+JOBS ?= 2
 
 .PHONY: help demo test lint format bench apps clean distclean docs
 
@@ -33,7 +35,7 @@ demo: $(STAMP)  ## export the shipped checkpoint to every target, verify, write 
 
 test: $(STAMP)  ## lint, type check and all tests
 	$(MAKE) --no-print-directory lint
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses $(JOBS) --dist loadfile
 
 lint: $(STAMP)  ## ruff and mypy
 	$(VENV)/bin/ruff check .

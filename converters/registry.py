@@ -10,13 +10,14 @@ import importlib
 import importlib.util
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.problems import Problems
-from sdk.bundle import Artifact
+from sdk.bundle import Artifact, Delegation, Quantization, hash_path, size_of
 from sdk.errors import MissingRuntimeError, UsageError, unknown_name
-from sdk.spec import Backend, Precision, Target
+from sdk.spec import Backend, IOSpec, Precision, Target
 
 if TYPE_CHECKING:
     from converters.graph import DeployGraph
@@ -102,6 +103,43 @@ class TargetRow:
         module, _, function = self.converter.partition(":")
         converter: Converter = getattr(importlib.import_module(module), function)
         return converter
+
+    def artifact(
+        self,
+        spec: ExportSpec,
+        path: Path,
+        *,
+        io: IOSpec,
+        tools: Sequence[str],
+        quantization: Quantization | None = None,
+        delegation: Delegation | None = None,
+    ) -> Artifact:
+        """What the manifest says of a file that was written.
+
+        Args:
+            spec: what was asked for.
+            path: the file, or package folder.
+            io: its border.
+            tools: the packages whose versions made it.
+            quantization: how it was quantized, if it was.
+            delegation: what its delegate takes, where that can be read from the file.
+        """
+        return Artifact(
+            file=path.name,
+            target=spec.target,
+            backend=spec.backend,
+            precision=spec.precision,
+            style=spec.style,
+            size=spec.size,
+            bytes=size_of(path),
+            sha256=hash_path(path),
+            io=io,
+            quantization=quantization,
+            delegation=delegation,
+            min_runtime=self.min_runtime,
+            min_os=self.min_os.get(spec.precision),
+            tools={name: version(name) for name in tools},
+        )
 
 
 _TORCH = {"torch": "torch", "timm": "timm"}

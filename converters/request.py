@@ -11,7 +11,11 @@ from pathlib import Path
 from converters.calibration import CalibrationSet
 from sdk.bundle import artifact_name
 from sdk.errors import UsageError
-from sdk.spec import Backend, Precision, Target
+from sdk.spec import Backend, DType, IOSpec, Layout, Precision, Target, image_spec, style_spec
+
+#: What the inputs and the output are called in every artifact; a baked one has no second input.
+INPUTS = ("image", "style")
+OUTPUT = "cartoon"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,6 +43,15 @@ class ExportSpec:
     def file_name(self, suffix: str) -> str:
         """The artifact's file name in a bundle."""
         return artifact_name(self.name, self.size, self.style, self.backend, self.precision, suffix)
+
+    def io(self, layout: Layout, dtype: DType, *, style: DType = DType.FLOAT32, batch: int | None = 1) -> IOSpec:
+        """The artifact's border: images in ``layout`` and ``dtype``, style weights in the dtype ``style``."""
+        height, width = self.size
+        return IOSpec(
+            image=image_spec(INPUTS[0], layout, dtype, height, width, batch=batch),
+            output=image_spec(OUTPUT, layout, dtype, height, width, batch=batch),
+            style=style_spec(INPUTS[1], len(self.styles), style, batch=batch) if self.style is None else None,
+        )
 
     def description(self) -> dict[str, str]:
         """The fields for an artifact's own metadata, as strings."""

@@ -13,7 +13,6 @@ import re
 import shutil
 import tempfile
 import uuid
-from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -25,15 +24,13 @@ from torch import nn
 from converters.graph import DeployGraph, PictureOutput, ScaledPicture, example_inputs
 from converters.quantize import quantize
 from converters.registry import row_for
-from converters.request import ExportOptions, ExportSpec
-from sdk.bundle import Artifact, Quantization, hash_path, size_of
-from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
+from sdk.bundle import Artifact, Quantization
+from sdk.spec import DType, Layout, Precision
 
 if TYPE_CHECKING:
     from coremltools.models import MLModel
 
-_INPUTS = ("image", "style")
-_OUTPUT = "cartoon"
 _MODEL_FILE = Path("Data", "com.apple.CoreML", "model.mlmodel")
 #: coremltools stamps the moment of conversion into the metadata: two exports of one network would differ.
 _DATED = "com.github.apple.coremltools.conversion_date"
@@ -66,37 +63,25 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     ct = import_coremltools()
     height, width = spec.size
     # The scale of an ImageType is one number for all channels, which is all we need.
-    image = {"name": _INPUTS[0], "shape": (1, 3, height, width), "scale": scale}
+    image = {"name": INPUTS[0], "shape": (1, 3, height, width), "scale": scale}
     inputs: list[Any] = [ct.ImageType(**image, color_layout=ct.colorlayout.RGB)]
     if not graph.baked:
-        inputs.append(ct.TensorType(name=_INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
+        inputs.append(ct.TensorType(name=INPUTS[1], shape=(1, graph.styles), dtype=np.float32))
     model = convert(
         network,
         example_inputs(graph, spec.size),
         precision=spec.precision,
         inputs=inputs,
-        output=ct.ImageType(name=_OUTPUT, color_layout=ct.colorlayout.RGB),
+        output=ct.ImageType(name=OUTPUT, color_layout=ct.colorlayout.RGB),
     )
     path = options.folder / spec.file_name("mlpackage")
     _save(model, path, spec)
-    return Artifact(
-        file=path.name,
-        target=spec.target,
-        backend=spec.backend,
-        precision=spec.precision,
-        style=spec.style,
-        size=spec.size,
-        bytes=size_of(path),
-        sha256=hash_path(path),
-        io=IOSpec(
-            image=image_spec(_INPUTS[0], Layout.IMAGE, DType.UINT8, *spec.size),
-            output=image_spec(_OUTPUT, Layout.IMAGE, DType.UINT8, *spec.size),
-            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles),
-        ),
+    return row.artifact(
+        spec,
+        path,
+        io=spec.io(Layout.IMAGE, DType.UINT8),
         quantization=record,
-        min_runtime=row.min_runtime,
-        min_os=row.min_os[spec.precision],
-        tools={name: version(name) for name in ("coremltools", "torch", "torchao")},
+        tools=("coremltools", "torch", "torchao"),
     )
 
 
@@ -156,10 +141,10 @@ def _describe(file: Path, spec: ExportSpec) -> None:
         metadata.userDefined[key] = value
     features = {feature.name: feature for feature in (*model.description.input, *model.description.output)}
     height, width = spec.size
-    features[_INPUTS[0]].shortDescription = f"RGB photo, {width} wide and {height} high"
-    features[_OUTPUT].shortDescription = f"RGB picture, {width} wide and {height} high"
-    if _INPUTS[1] in features:
-        features[_INPUTS[1]].shortDescription = f"weights that sum to 1, in the order: {', '.join(spec.styles)}"
+    features[INPUTS[0]].shortDescription = f"RGB photo, {width} wide and {height} high"
+    features[OUTPUT].shortDescription = f"RGB picture, {width} wide and {height} high"
+    if INPUTS[1] in features:
+        features[INPUTS[1]].shortDescription = f"weights that sum to 1, in the order: {', '.join(spec.styles)}"
     file.write_bytes(model.SerializeToString(deterministic=True))
 
 

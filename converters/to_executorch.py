@@ -14,7 +14,6 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +31,14 @@ from converters.graph import DeployGraph, example_inputs
 from converters.quantize import quantize
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
-from sdk.bundle import Artifact, Delegation, Quantization, hash_path, size_of
+from sdk.bundle import Artifact, Delegation, Quantization
 from sdk.errors import UsageError
 from sdk.files import write_atomically
-from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+from sdk.spec import DType, Layout, Precision
 
 #: The method of the file that returns the description as JSON (name, version, author, licence, styles, style).
 METADATA_METHOD = "metadata"
 _METHOD = "forward"
-_INPUTS, _OUTPUT = ("image", "style"), "cartoon"
 #: Operators that only change the order of axes at the border of a channels-last delegate.
 _LAYOUT_COPIES = ("dim_order_ops::_clone_dim_order", "dim_order_ops::_to_dim_order_copy", "aten::clone")
 
@@ -68,25 +66,13 @@ def to_executorch(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) 
     inputs = example_inputs(graph, spec.size)
     path = options.folder / spec.file_name(row.suffix)
     write_atomically(path, lower(module, inputs, spec.description()))
-    height, width = spec.size
-    return Artifact(
-        file=path.name,
-        target=spec.target,
-        backend=spec.backend,
-        precision=spec.precision,
-        style=spec.style,
-        size=spec.size,
-        bytes=size_of(path),
-        sha256=hash_path(path),
-        io=IOSpec(
-            image=image_spec(_INPUTS[0], Layout.NCHW, DType.FLOAT32, height, width),
-            output=image_spec(_OUTPUT, Layout.NCHW, DType.FLOAT32, height, width),
-            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles),
-        ),
+    return row.artifact(
+        spec,
+        path,
+        io=spec.io(Layout.NCHW, DType.FLOAT32),
         quantization=record,
         delegation=read_delegation(path),
-        min_runtime=row.min_runtime,
-        tools={name: version(name) for name in ("executorch", "torch", "torchao")},
+        tools=("executorch", "torch", "torchao"),
     )
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 import copy
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +21,7 @@ from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import DeployGraph, example_inputs, require_int8
 from converters.registry import row_for
-from converters.request import ExportOptions, ExportSpec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
 from sdk.bundle import Artifact, Quantization, Reference, hash_path, size_of
 from sdk.errors import GateError, UsageError
 from sdk.files import write_atomically
@@ -35,8 +34,6 @@ REFERENCE = "reference.onnx"
 #: Largest difference between ``reference.onnx`` and the checkpoint's own network on pictures in [0, 1].
 REFERENCE_TOLERANCE = 1e-5
 
-_INPUTS = ("image", "style")
-_OUTPUT = "cartoon"
 #: Operators of which a node works on any batch, height and width.
 SHAPE_FREE = frozenset({
     "Add", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "GlobalAveragePool", "HardSigmoid", "HardSwish", "MatMul",
@@ -80,9 +77,9 @@ def write_reference(checkpoint: Checkpoint, folder: Path) -> Reference:
 def reference_io(styles: int) -> IOSpec:
     """The border of ``reference.onnx`` with S = ``styles``."""
     return IOSpec(
-        image=image_spec(_INPUTS[0], Layout.NCHW, DType.FLOAT32, None, None, batch=None),
-        output=image_spec(_OUTPUT, Layout.NCHW, DType.FLOAT32, None, None, batch=None),
-        style=style_spec(_INPUTS[1], styles, batch=None),
+        image=image_spec(INPUTS[0], Layout.NCHW, DType.FLOAT32, None, None, batch=None),
+        output=image_spec(OUTPUT, Layout.NCHW, DType.FLOAT32, None, None, batch=None),
+        style=style_spec(INPUTS[1], styles, batch=None),
     )
 
 
@@ -194,24 +191,12 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         _open_borders(model, batch=True)
     path = options.folder / spec.file_name("onnx")
     save(model, path, spec.description())
-    batch = None if options.dynamic_batch else 1
-    return Artifact(
-        file=path.name,
-        target=spec.target,
-        backend=spec.backend,
-        precision=spec.precision,
-        style=spec.style,
-        size=spec.size,
-        bytes=size_of(path),
-        sha256=hash_path(path),
-        io=IOSpec(
-            image=image_spec(_INPUTS[0], Layout.NCHW, DType.FLOAT32, *spec.size, batch=batch),
-            output=image_spec(_OUTPUT, Layout.NCHW, DType.FLOAT32, *spec.size, batch=batch),
-            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles, batch=batch),
-        ),
+    return row_for(spec.target, spec.backend).artifact(
+        spec,
+        path,
+        io=spec.io(Layout.NCHW, DType.FLOAT32, batch=None if options.dynamic_batch else 1),
         quantization=quantization,
-        min_runtime=row_for(spec.target, spec.backend).min_runtime,
-        tools={name: version(name) for name in ("onnx", "onnxruntime", "onnxscript", "torch")},
+        tools=("onnx", "onnxruntime", "onnxscript", "torch"),
     )
 
 
@@ -239,7 +224,7 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
     baked = len(model.graph.input) == 1
     limit_scaling(model.graph)
     picture = _drop_last_clip(model.graph)
-    borders = [_INPUTS[0], *([picture] if picture else [])]
+    borders = [INPUTS[0], *([picture] if picture else [])]
     grid = {
         "quant_type": ortq.QuantType.QInt8,
         "scale": np.array(1 / 255, np.float32),
@@ -276,14 +261,14 @@ def _drop_last_clip(graph: onnx.GraphProto) -> str | None:
     ``None`` when the graph does not end in such a clamp.
     """
     makers = {output: node for node in graph.node for output in node.output}
-    clip = makers[_OUTPUT]
+    clip = makers[OUTPUT]
     if clip.op_type != "Clip" or [float(_constant(graph, name)) for name in clip.input[1:]] != [0.0, 1.0]:
         return None
     last = makers[clip.input[0]]
     graph.node.remove(clip)
-    last.output[0] = _OUTPUT
+    last.output[0] = OUTPUT
     # A shuffle only moves values: the grid belongs to what it moves.
-    return last.input[0] if last.op_type == "DepthToSpace" else _OUTPUT
+    return last.input[0] if last.op_type == "DepthToSpace" else OUTPUT
 
 
 def limit_scaling(graph: onnx.GraphProto) -> int:
@@ -336,7 +321,7 @@ class _Reader(ortq.CalibrationDataReader):
 
     def __init__(self, calibration: CalibrationSet, *, baked: bool) -> None:
         self._feeds: Iterator[dict[str, np.ndarray]] = (
-            dict(zip(_INPUTS, (tensor.numpy() for tensor in tensors), strict=False))
+            dict(zip(INPUTS, (tensor.numpy() for tensor in tensors), strict=False))
             for tensors in calibration.tensors(baked=baked)
         )
 
@@ -357,8 +342,8 @@ def trace(module: nn.Module, example: tuple[torch.Tensor, ...]) -> onnx.ModelPro
             dynamo=True,
             external_data=False,
             opset_version=OPSET,
-            input_names=list(_INPUTS[: len(example)]),
-            output_names=[_OUTPUT],
+            input_names=list(INPUTS[: len(example)]),
+            output_names=[OUTPUT],
             verbose=False,
         )
     assert converted is not None  # it is with dynamo=True
@@ -380,7 +365,7 @@ def _open_borders(model: onnx.ModelProto, *, batch: bool, size: bool = False) ->
         raise ValueError(f"the operators {fixing or ['Resize to a size']} may fix the shape: add a symbolic trace.")
     names = {0: "batch"} if batch else {}
     for tensor in (*model.graph.input, *model.graph.output):
-        is_picture = tensor.name != _INPUTS[1]
+        is_picture = tensor.name != INPUTS[1]
         for axis, name in {**names, **({2: "height", 3: "width"} if size and is_picture else {})}.items():
             tensor.type.tensor_type.shape.dim[axis].dim_param = name
     del model.graph.value_info[:]

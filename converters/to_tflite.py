@@ -12,7 +12,6 @@ import logging
 import tempfile
 import warnings
 from collections.abc import Collection, Iterator, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +26,13 @@ from converters.equalize import equalize
 from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
 from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
-from converters.request import ExportOptions, ExportSpec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
 from converters.tflite_model import TFLiteModel, read_delegation
-from sdk.bundle import Artifact, Quantization, hash_path, size_of
+from sdk.bundle import Artifact, Quantization
 from sdk.errors import UsageError
 from sdk.files import write_atomically
-from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
+from sdk.spec import DType, Layout, Precision
 
-_INPUTS, _OUTPUT = ("image", "style"), "cartoon"
 #: The grid of an 8-bit picture; the style weights and the result have it too.
 _SCALE, _ZERO_POINT = 1 / 255, -128
 
@@ -60,13 +58,13 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         require_int8(graph)
         calibration = options.calibration_for(spec)
         graph = equalize(graph, calibration)
-    names = _INPUTS[:1] if graph.baked else _INPUTS
+    names = INPUTS[:1] if graph.baked else INPUTS
     model = TFLiteModel(convert(graph, example_inputs(graph, spec.size)))
     model.cut_shuffle()
     model.drop_unused()
-    model.rename(names, _OUTPUT)
+    model.rename(names, OUTPUT)
     if calibration is not None:
-        model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, _OUTPUT)))
+        model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, OUTPUT)))
         record = Quantization(
             method=f"LiteRT static, int8, {SCHEME}, {RangeMethod.LEAST_SQUARES}",
             calibration_sha256=calibration.sha256,
@@ -74,30 +72,18 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         )
     model.append_shuffle()
     model.drop_unused()
-    model.rename(names, _OUTPUT)
+    model.rename(names, OUTPUT)
     model.describe(spec.description())
     path = options.folder / spec.file_name(row.suffix)
     write_atomically(path, model.to_bytes())
     dtype = DType.INT8 if spec.precision is Precision.INT8 else DType.FLOAT32
-    height, width = spec.size
-    return Artifact(
-        file=path.name,
-        target=spec.target,
-        backend=spec.backend,
-        precision=spec.precision,
-        style=spec.style,
-        size=spec.size,
-        bytes=size_of(path),
-        sha256=hash_path(path),
-        io=IOSpec(
-            image=image_spec(_INPUTS[0], Layout.NHWC, dtype, height, width),
-            output=image_spec(_OUTPUT, Layout.NHWC, dtype, height, width),
-            style=None if graph.baked else style_spec(_INPUTS[1], graph.styles, dtype),
-        ),
+    return row.artifact(
+        spec,
+        path,
+        io=spec.io(Layout.NHWC, dtype, style=dtype),
         quantization=record,
         delegation=read_delegation(path),
-        min_runtime=row.min_runtime,
-        tools={name: version(name) for name in ("litert-torch", "ai-edge-quantizer", "torch")},
+        tools=("litert-torch", "ai-edge-quantizer", "torch"),
     )
 
 
@@ -176,8 +162,7 @@ def observe(content: bytes, samples: Sequence[dict[str, Any]]) -> dict[str, Obse
 def feeds(calibration: CalibrationSet, *, baked: bool) -> list[dict[str, Any]]:
     """Calibration samples by tensor name: ``image`` ``1 x H x W x 3`` and, unless baked, ``style`` ``1 x S``."""
     return [
-        {_INPUTS[0]: photo} if baked else {_INPUTS[0]: photo, _INPUTS[1]: style}
-        for photo, style in calibration.samples()
+        {INPUTS[0]: photo} if baked else {INPUTS[0]: photo, INPUTS[1]: style} for photo, style in calibration.samples()
     ]
 
 
