@@ -12,11 +12,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from converters.problems import Problems
 from sdk.bundle import Artifact, Delegation, Quantization, hash_path, size_of
 from sdk.errors import MissingRuntimeError, UsageError, unknown_name
+from sdk.files import write_atomically
 from sdk.spec import Backend, IOSpec, Precision, Target
 
 if TYPE_CHECKING:
@@ -366,7 +369,10 @@ def targets_markdown() -> str:
     return "\n".join(lines)
 
 
-if __name__ == "__main__":
-    import sys
+def main(page: Annotated[Path, typer.Argument(help="The page to write: docs/targets.md.")]) -> None:
+    """Write the page of targets from the table."""
+    write_atomically(page, targets_markdown())
 
-    Path(sys.argv[1]).write_text(targets_markdown(), encoding="utf-8")
+
+if __name__ == "__main__":
+    typer.run(main)
