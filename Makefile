@@ -11,7 +11,7 @@ PHOTOS ?= edge_tests/photos/test
 # Test files that run at the same time.
 JOBS ?= 2
 
-.PHONY: help demo test lint format bench apps clean distclean docs
+.PHONY: help demo test lint format bench apps clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -23,7 +23,7 @@ $(STAMP): pyproject.toml constraints.txt
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-demo: $(STAMP)  ## export the shipped checkpoint to every target, verify, write report and cartoon pictures into dist/
+demo: $(STAMP)  ## export the shipped checkpoint to every target, verify, write report and cartoon pictures into dist-report/
 	$(PY) -m converters.export --target all --precision all --out $(DIST)
 	$(PY) -m sdk verify $(DIST) --images $(PHOTOS) --json $(DIST)-report/report.json
 	$(PY) -m sdk report $(DIST)-report/report.json --out $(DIST)-report/report.md

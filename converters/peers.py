@@ -113,9 +113,9 @@ def _title(artifact: Artifact, runtime: str) -> str:
 def main(  # noqa: PLR0917  the signature is the command line
     bundle: Annotated[Path, typer.Argument(help="The bundle's folder.")] = Path("dist"),
     baseline: Annotated[
-        list[str] | None, typer.Option(help=f"Baseline by name; repeatable.  [default: {BASELINE}]")
+        list[str] | None, typer.Option(help=f"Baseline by name; repeatable; {BASELINE} if none is given.")
     ] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="Repeatable.  [default: fp32, int8]")] = None,
+    precision: Annotated[list[Precision] | None, typer.Option(help="Repeatable; fp32 and int8 if none is given.")] = None,
     threads: Annotated[int, typer.Option(min=1, help="Worker threads of every runtime.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     runs: Annotated[int, typer.Option(min=1, help="Runs a round.")] = 15,

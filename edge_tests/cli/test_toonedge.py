@@ -126,7 +126,7 @@ def test_nothing_heavy_is_imported_before_it_is_needed(code, allowed):
 def test_help_names_every_command(toonedge):
     result = toonedge("--help")
     assert result.code == 0
-    for command in ("verify", "info", "stylize", "bench", "report", "doctor", "sheet", "export", "train", "prune"):
+    for command in ("verify", "info", "stylize", "bench", "report", "doctor", "sheet", "export", "train"):
         assert f"\n  {command} " in result.out
 
 

@@ -1,6 +1,6 @@
 """The generator: MobileNetV3 encoder, a light decoder with conditional norms, a pixel-shuffle tail.
 
-Shaped by what phones run well (docs/architecture.md has the measurements):
+Shaped by what phones run well (docs/architecture.md gives the reasons):
 
 * Nothing runs at full resolution: the first convolution has stride 2, the last one writes 12 channels at stride 2 that
   ``pixel_shuffle`` turns into RGB.
@@ -45,7 +45,7 @@ class GeneratorConfig:
         tail_kernel: kernel of the last convolution.
         statistics: of the conditional norms.
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
-        activation: of encoder and decoder.
+        activation: of the encoder; the decoder has ReLU6.
     """
 
     styles: int

@@ -267,6 +267,7 @@ class DistillTask(pl.LightningModule):
             styles=recipe.styles,
             provenance=(
                 *recipe.provenance,
+                *([f"started from the weights of {Path(recipe.run.init).name}"] if recipe.run.init else []),
                 f"distilled for {self.global_step} steps of {recipe.data.batch} crops of {recipe.data.crop} px, "
                 f"seed {recipe.run.seed}",
                 f"validation SSIM to the teachers: {figures}",
