@@ -115,7 +115,9 @@ def main(  # noqa: PLR0917  the signature is the command line
     baseline: Annotated[
         list[str] | None, typer.Option(help=f"Baseline by name; repeatable; {BASELINE} if none is given.")
     ] = None,
-    precision: Annotated[list[Precision] | None, typer.Option(help="Repeatable; fp32 and int8 if none is given.")] = None,
+    precision: Annotated[
+        list[Precision] | None, typer.Option(help="Repeatable; fp32 and int8 if none is given.")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Worker threads of every runtime.")] = 2,
     rounds: Annotated[int, typer.Option(min=1)] = 7,
     runs: Annotated[int, typer.Option(min=1, help="Runs a round.")] = 15,
