@@ -20,6 +20,7 @@ from converters.graph import deployable, example_inputs  # noqa: E402
 from converters.request import ExportOptions, ExportSpec  # noqa: E402
 from converters.to_onnx import (  # noqa: E402
     REFERENCE,
+    clamp_before_shuffle,
     draw_reference,
     limit_scaling,
     prove_reference,
@@ -209,6 +210,22 @@ def test_a_baked_artifact_takes_the_image_alone_and_any_batch_if_asked(network, 
     with torch.no_grad():
         want = network(torch.from_numpy(image), torch.from_numpy(row).expand(3, 3)).numpy()
     assert np.abs(run(tmp_path / artifact.file, image) - want).max() <= 1e-5
+
+
+def test_the_last_clamp_stands_where_onnx_runtime_fuses_it_and_changes_no_bit(network, pictures, tmp_path) -> None:
+    graph = deployable(network)
+    plain, moved = trace(graph, example_inputs(graph, SIZE)), trace(graph, example_inputs(graph, SIZE))
+    assert clamp_before_shuffle(moved.graph)
+    assert [node.op_type for node in moved.graph.node][-3:] == ["Conv", "Clip", "DepthToSpace"]
+    assert not clamp_before_shuffle(moved.graph)
+    for name, model in (("plain.onnx", plain), ("moved.onnx", moved)):
+        onnx.checker.check_model(model, full_check=True)
+        onnx.save(model, tmp_path / name)
+    image = pictures[:1].transpose(0, 3, 1, 2).astype(np.float32) / 255
+    style = np.eye(len(NAMES), dtype=np.float32)[:1]
+    have, want = (run(tmp_path / name, image, style) for name in ("moved.onnx", "plain.onnx"))
+    np.testing.assert_array_equal(have, want)
+    assert want.min() == 0  # the clamp had something to do
 
 
 def test_a_graph_with_an_operator_that_fixes_extents_is_not_opened(monkeypatch) -> None:
