@@ -192,6 +192,7 @@ def deployable(generator: Generator, *, style: np.ndarray | None = None) -> Depl
     with torch.no_grad():
         for conv, path, norm in _norms(network):
             _replace(network, path, _folded(conv, norm, weights))
+    network.tail = network.tail.plain().requires_grad_(False)
     for module in network.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -42,7 +42,14 @@ class GeneratorConfig:
         expansions: hidden width of a decoder block, as a multiple of its channels, at strides 2, 4, 8, 16.
         fused: per stride 2, 4, 8, 16, whether a block's 3x3 convolution mixes channels (Fused-MBConv, Tan & Le 2021,
             arXiv:2104.00298) instead of working depthwise: dearer in multiplications, stronger at drawing lines.
+        plain: per stride 2, 4, 8, 16, whether a block is a bare 3x3 convolution with norm and ReLU6, started at the
+            identity (Ding et al. 2021, arXiv:2101.03697, trains a branch for it and folds it in): one pass over memory.
+        conditional: per stride 2, 4, 8, 16, whether a block's norm has a row a style, or is the same for all.
+        conditional_joins: whether the features a join brings up have a conditional norm, taken before they are
+            enlarged: a quarter of the values to scale and shift.
         tail_kernel: kernel of the last convolution.
+        tail_bias: values of its bias: 12, one for each colour of each of the 2 x 2 pixels it draws, or 3, one a colour;
+            with kernel 1 and 3 values it is a transposed convolution in disguise, and ONNX Runtime runs it as one.
         statistics: of the conditional norms.
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
         activation: of the encoder; the decoder has ReLU6.
@@ -56,7 +63,11 @@ class GeneratorConfig:
     depths: tuple[int, int, int, int] = (2, 2, 2, 1)
     expansions: tuple[int, int, int, int] = (1, 2, 2, 2)
     fused: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    plain: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    conditional: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    conditional_joins: tuple[bool, bool, bool] = (False, False, False)
     tail_kernel: int = 3
+    tail_bias: Literal[3, 12] = 12
     statistics: Statistics = Statistics.RUNNING
     sft: bool = False
     activation: str = "relu6"
@@ -142,17 +153,62 @@ class DecoderBlock(nn.Module):
         return x + self.project(self.spatial(hidden, style), style)
 
 
+class PlainBlock(nn.Module):
+    """One 3x3 convolution, norm and ReLU6; it starts as the identity on values in [0, 6]."""
+
+    def __init__(self, channels: int, styles: int, statistics: Statistics) -> None:
+        super().__init__()
+        self.spatial = ConvNormAct(channels, channels, 3, styles=styles, statistics=statistics)
+        with torch.no_grad():
+            self.spatial.conv.weight[:, :, 1, 1] += torch.eye(channels)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S`` to ``N x C x H x W``."""
+        return self.spatial(x, style)
+
+
 class Join(nn.Module):
     """Brings deep features up one octave and adds the encoder's skip: ``up(conv1x1(deep)) + conv1x1(skip)``."""
 
-    def __init__(self, deep: int, skip: int, channels: int) -> None:
+    def __init__(
+        self, deep: int, skip: int, channels: int, *, styles: int = 0, statistics: Statistics = Statistics.RUNNING
+    ) -> None:
         super().__init__()
-        self.deep = ConvNormAct(deep, channels, 1, activation=False)
+        self.deep = ConvNormAct(deep, channels, 1, styles=styles, statistics=statistics, activation=False)
         self.skip = ConvNormAct(skip, channels, 1, activation=False)
 
     def forward(self, deep: Tensor, skip: Tensor, style: Tensor) -> Tensor:
         """``N x D x H/2 x W/2`` and ``N x K x H x W`` to ``N x C x H x W``."""
         return upsample(self.deep(deep, style)) + self.skip(skip, style)
+
+
+class Tail(nn.Conv2d):
+    """The last convolution: 12 channels at stride 2, channel ``4 * colour + 2 * row + column`` of 2 x 2 pixels.
+
+    Args:
+        channels: of its input.
+        kernel: 1 or 3.
+        bias: 12, or 3 for one that the four pixels share.
+    """
+
+    def __init__(self, channels: int, kernel: int, *, bias: int) -> None:
+        super().__init__(channels, 12, kernel, padding=kernel // 2)
+        self.bias = nn.Parameter(torch.zeros(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``N x C x H x W`` to ``N x 12 x H x W``."""
+        return F.conv2d(x, self.weight, self._whole_bias(), padding=self.padding)
+
+    def plain(self) -> nn.Conv2d:
+        """The same convolution with all 12 values of its bias."""
+        made = nn.Conv2d(self.in_channels, 12, self.kernel_size, padding=self.padding)
+        made.weight = self.weight
+        made.bias = nn.Parameter(self._whole_bias().detach().clone())
+        return made
+
+    def _whole_bias(self) -> Tensor:
+        assert self.bias is not None  # the constructor makes one
+        return self.bias if len(self.bias) == 12 else self.bias[:, None].expand(3, 4).reshape(12)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -177,15 +233,26 @@ class Generator(nn.Module):
         w2, w4, w8, w16 = config.widths
         e2, e4, e8, e16 = self.encoder.channels
         self.bridge = ConvNormAct(e16, w16, 1, activation=False)
-        self.joins = nn.ModuleList([Join(w16, e8, w8), Join(w8, e4, w4), Join(w4, e2, w2)])
-        self.stages = nn.ModuleList(
-            nn.ModuleList(DecoderBlock(width, expansion, rows, statistics, fused=fused) for _ in range(depth))
-            for width, depth, expansion, fused in zip(
-                config.widths[::-1], config.depths[::-1], config.expansions[::-1], config.fused[::-1], strict=True
+        if rows > 1 and not any(
+            (*config.conditional_joins, *(c and d for c, d in zip(config.conditional, config.depths, strict=True)))
+        ):
+            raise UsageError(
+                f"no norm of this network looks at the style, so its {rows} styles would be one: set `conditional` "
+                "for a stride that has blocks, or `conditional_joins`."
             )
+        j2, j4, j8 = (rows if conditional else 0 for conditional in config.conditional_joins)
+        self.joins = nn.ModuleList(
+            [
+                Join(w16, e8, w8, styles=j8, statistics=statistics),
+                Join(w8, e4, w4, styles=j4, statistics=statistics),
+                Join(w4, e2, w2, styles=j2, statistics=statistics),
+            ]
+        )
+        self.stages = nn.ModuleList(
+            nn.ModuleList(_block(config, level) for _ in range(config.depths[level])) for level in (3, 2, 1, 0)
         )
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
-        self.tail = nn.Conv2d(w2, 12, config.tail_kernel, padding=config.tail_kernel // 2)
+        self.tail = Tail(w2, config.tail_kernel, bias=config.tail_bias)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
 
     def raw(self, image: Tensor, style: Tensor) -> Tensor:
@@ -208,6 +275,14 @@ class Generator(nn.Module):
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+def _block(config: GeneratorConfig, level: int) -> nn.Module:
+    """A decoder block of level 0 to 3: strides 2, 4, 8, 16."""
+    width, styles = config.widths[level], config.styles if config.conditional[level] else 0
+    if config.plain[level]:
+        return PlainBlock(width, styles, config.statistics)
+    return DecoderBlock(width, config.expansions[level], styles, config.statistics, fused=config.fused[level])
 
 
 def check_input(image: Tensor, style: Tensor, styles: int) -> None:

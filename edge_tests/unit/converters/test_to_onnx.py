@@ -27,6 +27,7 @@ from converters.to_onnx import (  # noqa: E402
     reference_io,
     to_onnx,
     trace,
+    transpose_tail,
     write_reference,
 )
 from sdk.errors import ExitCode, GateError, UsageError  # noqa: E402
@@ -226,6 +227,41 @@ def test_the_last_clamp_stands_where_onnx_runtime_fuses_it_and_changes_no_bit(ne
     have, want = (run(tmp_path / name, image, style) for name in ("moved.onnx", "plain.onnx"))
     np.testing.assert_array_equal(have, want)
     assert want.min() == 0  # the clamp had something to do
+
+
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("style", [None, np.eye(3, dtype=np.float32)[1]], ids=["multi", "baked"])
+def test_a_1x1_tail_and_its_shuffle_become_one_transposed_convolution(style, build_network, pictures, tmp_path) -> None:
+    network = build_network(tail_kernel=1, tail_bias=3)
+    torch.nn.init.uniform_(network.tail.bias, 0.2, 0.8)
+    network.tail.weight.data *= 3  # some values beyond [0, 1], for the clamp
+    graph = deployable(network, style=style)
+    artifact = to_onnx(graph, spec(style=None if style is None else "pencil"), ExportOptions(folder=tmp_path))
+    made = ops(onnx.load(tmp_path / artifact.file))
+    assert made[-2:] == ["ConvTranspose", "Clip"]
+    assert "DepthToSpace" not in made
+    image = artifact.io.image.encode(pictures[:1].astype(np.float32) / 255)
+    row = np.eye(3, dtype=np.float32)[1:2]
+    with torch.no_grad():
+        want = network(torch.from_numpy(image), torch.from_numpy(row)).numpy()
+    assert want.min() == 0
+    assert want.max() == 1
+    have = run(tmp_path / artifact.file, image, row if style is None else None)
+    assert np.abs(have - want).max() <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{"tail_kernel": 1}, {"tail_bias": 3}], ids=["twelve biases", "3x3"])
+def test_a_tail_that_is_no_transposed_convolution_keeps_its_shuffle(options, build_network) -> None:
+    network = build_network(**options)
+    torch.nn.init.uniform_(network.tail.bias, 0.2, 0.8)
+    graph = deployable(network)
+    model = trace(graph, example_inputs(graph, SIZE))
+    before = model.SerializeToString()
+    assert not transpose_tail(model.graph)
+    assert model.SerializeToString() == before
 
 
 def test_a_graph_with_an_operator_that_fixes_extents_is_not_opened(monkeypatch) -> None:

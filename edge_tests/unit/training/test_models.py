@@ -15,7 +15,15 @@ from sdk.errors import FileTroubleError, UsageError
 from training.checkpoint import PRETRAINED, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import load_recipe
 from training.models.backbone import ENCODERS, Encoder
-from training.models.generator import Generator, GeneratorConfig, count_macs, count_params, upsample
+from training.models.generator import (
+    Generator,
+    GeneratorConfig,
+    PlainBlock,
+    Tail,
+    count_macs,
+    count_params,
+    upsample,
+)
 from training.models.norm import EPSILON, ConditionalNorm2d, Statistics
 
 STYLES = ("comic", "pencil")
@@ -305,3 +313,58 @@ def test_the_shipped_checkpoint_loads_and_is_small() -> None:
     assert set(loaded.info.styles) >= {"comic", "anime", "cel", "pencil", "watercolor"}
     assert loaded.info.licence
     assert loaded.info.provenance
+
+
+# --- where styles enter, plain blocks, the tail
+
+
+def conditional_norms(network: Generator) -> list[str]:
+    return [path for path, module in network.named_modules() if isinstance(module, ConditionalNorm2d)]
+
+
+def test_styles_enter_only_where_the_config_says() -> None:
+    options = vars(SMALL) | {"conditional": (False, False, True, True), "conditional_joins": (True, False, False)}
+    network = stirred(GeneratorConfig(**options))
+    # Stages go from stride 16 to stride 2, joins from the one to stride 8 to the one to stride 2.
+    assert conditional_norms(network) == ["joins.2.deep.norm", "stages.0.0.spatial.norm", "stages.1.0.spatial.norm"]
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        first, second = (network.raw(image, row[None]) for row in torch.eye(2))
+    assert (first - second).abs().mean() > 1e-3
+
+
+def test_a_network_whose_norms_all_ignore_the_style_is_refused() -> None:
+    nowhere = vars(SMALL) | {"conditional": (False,) * 4}
+    with pytest.raises(UsageError, match="no norm of this network looks at the style"):
+        Generator(GeneratorConfig(**nowhere))
+    without_blocks = vars(SMALL) | {"conditional": (True, False, False, False), "depths": (0, 1, 1, 1)}
+    with pytest.raises(UsageError, match="its 2 styles would be one"):
+        Generator(GeneratorConfig(**without_blocks))
+    Generator(GeneratorConfig(**nowhere | {"styles": 1}))
+
+
+def test_a_plain_block_is_one_convolution_that_starts_near_the_identity() -> None:
+    torch.manual_seed(0)
+    block = PlainBlock(16, 0, Statistics.RUNNING).eval()
+    assert [type(m).__name__ for m in block.modules() if not list(m.children())] == ["Conv2d", "BatchNorm2d", "ReLU6"]
+    block.spatial.conv.weight.data -= block.spatial.conv.weight.data * (torch.arange(9).view(3, 3) != 4)  # centre taps
+    x = torch.rand(1, 16, 8, 8) * 6
+    noise = block.spatial.conv.weight.data[:, :, 1, 1] - torch.eye(16)
+    assert noise.abs().max() < 0.2
+    block.spatial.conv.weight.data[:, :, 1, 1] -= noise
+    with torch.no_grad():
+        assert torch.allclose(block(x, torch.zeros(1, 0)), x, atol=1e-3)  # up to the norm's epsilon
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_tail_with_one_bias_a_colour_shares_it_among_the_four_pixels(kernel: int) -> None:
+    tail = Tail(8, kernel, bias=3)
+    tail.bias.data = torch.tensor([0.1, 0.2, 0.3])
+    plain = tail.plain()
+    assert type(plain) is nn.Conv2d
+    assert plain.bias is not None
+    assert plain.bias.tolist() == pytest.approx([0.1] * 4 + [0.2] * 4 + [0.3] * 4)
+    x = torch.rand(1, 8, 8, 8)
+    assert torch.equal(tail(x), plain(x))
+    grey = nn.functional.pixel_shuffle(tail(torch.zeros(1, 8, 4, 4)), 2)
+    assert torch.allclose(grey, torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
