@@ -15,6 +15,8 @@ Shaped by what phones run well (docs/architecture.md gives the reasons):
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +28,21 @@ from sdk.errors import UsageError
 from sdk.spec import SIZE_MULTIPLE
 from training.models.backbone import Encoder
 from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedWidths:
+    """Widths of single layers, as pruning leaves them; those of the decoder's strides are ``GeneratorConfig.widths``.
+
+    Attributes:
+        stem: channels of the encoder's first convolution.
+        encoder: (hidden, out) channels of the encoder's blocks in their order; hidden is the depthwise convolution's.
+        decoder: hidden channels of each decoder block, at strides 2, 4, 8, 16.
+    """
+
+    stem: int
+    encoder: tuple[tuple[int, int], ...]
+    decoder: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,6 +63,8 @@ class GeneratorConfig:
         statistics: of the conditional norms.
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
         activation: of the encoder; the decoder has ReLU6.
+        pruned: explicit widths; they overrule ``encoder_width``, ``stem`` and ``expansions``, which then only say what
+            is a residual and what expands. ``None``: not pruned.
     """
 
     styles: int
@@ -60,10 +79,14 @@ class GeneratorConfig:
     statistics: Statistics = Statistics.RUNNING
     sft: bool = False
     activation: str = "relu6"
+    pruned: PrunedWidths | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the checkpoint."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain JSON types, for the checkpoint; ``pruned`` is there only when it says something."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.pruned is None:
+            del values["pruned"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
@@ -82,6 +105,9 @@ class GeneratorConfig:
             )
         made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         made["statistics"] = Statistics(made.get("statistics", Statistics.RUNNING))
+        if made.get("pruned") is not None:
+            lists: dict[str, Any] = {k: tuple(map(tuple, v)) if k != "stem" else v for k, v in made["pruned"].items()}
+            made["pruned"] = PrunedWidths(**lists)
         return cls(**made)
 
 
@@ -127,10 +153,17 @@ class DecoderBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, expansion: int, styles: int, statistics: Statistics, *, fused: bool = False
+        self,
+        channels: int,
+        expansion: int,
+        styles: int,
+        statistics: Statistics,
+        *,
+        fused: bool = False,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        hidden = channels * expansion
+        hidden = channels * expansion if hidden is None else hidden  # given: a pruned block
         self.expand = ConvNormAct(channels, hidden, 1) if expansion > 1 and not fused else None
         inputs, groups = (channels, 1) if fused else (hidden, hidden)
         self.spatial = ConvNormAct(inputs, hidden, 3, groups=groups, styles=styles, statistics=statistics)
@@ -170,8 +203,13 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        pruned = config.pruned
         self.encoder = Encoder(
-            config.encoder, width=config.encoder_width, stem=config.stem, activation=config.activation
+            config.encoder,
+            width=config.encoder_width,
+            stem=config.stem,
+            activation=config.activation,
+            pruned=None if pruned is None else (pruned.stem, pruned.encoder),
         )
         rows, statistics = config.styles, config.statistics
         w2, w4, w8, w16 = config.widths
@@ -179,9 +217,11 @@ class Generator(nn.Module):
         self.bridge = ConvNormAct(e16, w16, 1, activation=False)
         self.joins = nn.ModuleList([Join(w16, e8, w8), Join(w8, e4, w4), Join(w4, e2, w2)])
         self.stages = nn.ModuleList(
-            nn.ModuleList(DecoderBlock(width, expansion, rows, statistics, fused=fused) for _ in range(depth))
-            for width, depth, expansion, fused in zip(
-                config.widths[::-1], config.depths[::-1], config.expansions[::-1], config.fused[::-1], strict=True
+            nn.ModuleList(
+                DecoderBlock(width, expansion, rows, statistics, fused=fused, hidden=hidden) for hidden in row
+            )
+            for width, row, expansion, fused in zip(
+                config.widths[::-1], _hidden(config)[::-1], config.expansions[::-1], config.fused[::-1], strict=True
             )
         )
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
@@ -208,6 +248,51 @@ class Generator(nn.Module):
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+def _hidden(config: GeneratorConfig) -> Sequence[Sequence[int | None]]:
+    """Hidden channels of every decoder block at strides 2, 4, 8, 16; ``None``: as the expansion says.
+
+    Raises:
+        UsageError: pruned widths that the blocks cannot have.
+    """
+    if config.pruned is None:
+        return [(None,) * depth for depth in config.depths]
+    rows = config.pruned.decoder
+    if [len(row) for row in rows] != list(config.depths):
+        raise UsageError(
+            f"pruned widths are given for {[len(row) for row in rows]} decoder blocks: give them for all, "
+            f"{list(config.depths)}."
+        )
+    for width, row, expansion, fused in zip(config.widths, rows, config.expansions, config.fused, strict=True):
+        if not fused and expansion == 1 and set(row) - {width}:
+            raise UsageError(
+                f"a decoder block without an expansion cannot have the pruned widths {list(row)}: its hidden width is "
+                f"that of its stride, {width}."
+            )
+    return rows
+
+
+def config_with_widths(generator: Generator) -> GeneratorConfig:
+    """The config that states the widths a network really has, read from its convolutions."""
+    features = generator.encoder.features
+    blocks = [block for stage in features.blocks for block in stage]  # type: ignore[attr-defined]
+    # From the deepest stride to the shallowest, as the decoder runs.
+    stages = [list(stage) for stage in generator.stages]  # type: ignore[call-overload]
+    entries: list[Any] = [generator.bridge, *(join.skip for join in generator.joins)]
+    w16, w8, w4, w2 = (entry.conv.out_channels for entry in entries)
+    return dataclasses.replace(
+        generator.config,
+        widths=(w2, w4, w8, w16),
+        pruned=PrunedWidths(
+            stem=features.conv_stem.out_channels,
+            encoder=tuple(
+                (b.conv_dw.out_channels, (b.conv_pwl if hasattr(b, "conv_pwl") else b.conv_pw).out_channels)
+                for b in blocks
+            ),
+            decoder=tuple(tuple(block.spatial.conv.out_channels for block in stage) for stage in stages[::-1]),
+        ),
+    )
 
 
 def check_input(image: Tensor, style: Tensor, styles: int) -> None:
