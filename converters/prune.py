@@ -2,9 +2,9 @@
 
 A step takes the least important channels out (``converters.channels``), rebuilds an ordinary network of the widths
 that are left, takes the norms' statistics anew, and lets it learn from the unpruned network again
-(``training.tasks.recover``). It is kept when its pictures have at least ``--floor`` SSIM to the unpruned network's, mean
-over photos and styles; the first step that falls below ends the run. The output, ``pruned.safetensors``, is the last
-kept step: an ordinary checkpoint with its widths in the config, which everything here takes.
+(``training.tasks.recover``). It is kept when its pictures have at least ``--floor`` SSIM to the unpruned network's,
+mean over photos and styles; the first step that falls below ends the run. The output, ``pruned.safetensors``, is the
+last kept step: an ordinary checkpoint with its widths in the config, which everything here takes.
 
 Three sets of photos that share none: those learnt from, those that decide (held out from the first), and those that
 only report. A run that is interrupted goes on with ``--resume`` and the same options: within a recovery from its last
