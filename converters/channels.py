@@ -319,17 +319,16 @@ def _positions(network: Generator, size: tuple[int, int]) -> dict[nn.Module, int
 
 def _norm_scale(graph: Any, conv: nn.Conv2d) -> Tensor:
     """What the norm behind a convolution multiplies each of its channels by, ``C``; ones when there is no norm."""
-    node = graph.module2node[conv]
-    for _ in range(2):  # the norm itself, or timm's norm with an activation behind its batch norm
-        if len(node.outputs) != 1:
-            break
-        node = node.outputs[0]
+    nodes = list(graph.module2node[conv].outputs)
+    for node in nodes:  # grows: the norm is behind the operations it is made of
         norm = node.module
         if isinstance(norm, ConditionalNorm2d):
             gamma = norm.gamma.detach().abs().mean(0)
             # Instance statistics divide by a deviation of each image, which nobody knows here.
-            return gamma * norm.population()[0] if norm.statistics is Statistics.RUNNING else gamma
+            return gamma * norm.population()[0].detach() if norm.statistics is Statistics.RUNNING else gamma
         if isinstance(norm, nn.BatchNorm2d):
             assert norm.running_var is not None
             return norm.weight.detach().abs() * torch.rsqrt(norm.running_var + norm.eps)
+        if not isinstance(norm, nn.Conv2d):
+            nodes += [follower for follower in node.outputs if follower not in nodes]
     return torch.ones(conv.out_channels)

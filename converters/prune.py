@@ -452,7 +452,7 @@ def _read_material(parent: Checkpoint, settings: PruneSettings, test: Path | Non
     styles = parent.info.styles
     deciding = None
     if settings.validation is not None:
-        deciding = load_photos(_spread(list_photos(settings.validation)), size)
+        deciding = load_photos(_spread(list_photos(settings.validation, recursive=True)), size)
     if settings.pairs is not None:
         learnt = open_shards(Path(settings.pairs) / "train", styles)
         if deciding is None:
@@ -460,7 +460,7 @@ def _read_material(parent: Checkpoint, settings: PruneSettings, test: Path | Non
             stacked = [views[index][0].permute(1, 2, 0).numpy() for index in range(len(views))]
             deciding = np.stack(stacked).astype(np.float32) / np.float32(255)
     else:
-        photos = list_photos(settings.photos)
+        photos = list_photos(settings.photos, recursive=True)
         if deciding is None:
             if len(photos) < 2:
                 raise UsageError(
@@ -479,7 +479,7 @@ def _read_material(parent: Checkpoint, settings: PruneSettings, test: Path | Non
                 seed=settings.seed,
             )
         ]
-    tested = None if test is None else load_photos(list_photos(test), size)
+    tested = None if test is None else load_photos(list_photos(test, recursive=True), size)
     network = parent.generator
     return Material(
         learnt=learnt,
