@@ -197,7 +197,6 @@ def prune(
     run = _Run(parent, settings, material, out=out, quiet=quiet, report=report)
     if not state.steps:
         state = dataclasses.replace(state, steps=(run.parent_step(),))
-        state.write(out)
     state = _go_on(run, state, steps, until_macs)
     if latency:
         state = _timed(run, state, threads)
@@ -280,6 +279,7 @@ class _Run:
             network = self._cut(self.load(number - 1), number, state.steps[0].macs, until_macs)
             if network is None:
                 return None
+            state.write(self.out)  # before the first file there is nothing to resume
             save_checkpoint(start, network, self.parent.info)
         network = load_checkpoint(start).generator
         before = similarity(network, self.material.deciding, self.material.wanted)

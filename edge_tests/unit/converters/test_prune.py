@@ -32,7 +32,7 @@ from training.tasks.recover import RecoverTask, photo_shard, reestimate_statisti
 
 STYLES = ("comic", "anime", "pencil")
 #: Judged at 32 px, recovered for four steps of two crops: seconds, not quality.
-QUICK: dict[str, object] = {"recovery_steps": 4, "crop": 32, "batch": 2, "size": 32, "floor": 0.01, "share": 0.3}
+QUICK: dict[str, object] = {"recovery_steps": 4, "crop": 32, "batch": 2, "size": 32, "floor": 1e-6, "share": 0.3}
 Prune = Callable[..., State]
 
 
@@ -55,26 +55,36 @@ def parent(tmp_path_factory: pytest.TempPathFactory, build_network: Callable[...
     return path
 
 
-@pytest.fixture(autouse=True)
-def _short_stretches(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    monkeypatch.setattr(pruning, "_STRETCH", 2)
-    monkeypatch.setattr(pruning, "_STATISTICS_BATCHES", 2)
+@pytest.fixture(scope="module", autouse=True)
+def _short_stretches() -> Iterator[None]:
     threads = torch.get_num_threads()
-    yield
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pruning, "_STRETCH", 2)
+        patch.setattr(pruning, "_STATISTICS_BATCHES", 2)
+        yield
     torch.set_num_threads(threads)
+
+
+def start(out: Path, checkpoint: Path, photos: Path, **options: object) -> State:
+    """``prune`` with quick settings; keywords that are settings go there."""
+    names = {field.name for field in dataclasses.fields(PruneSettings)}
+    settings = QUICK | {"photos": str(photos)} | {k: options.pop(k) for k in list(options) if k in names}
+    common = {"steps": 2, "test": photos, "latency": False, "quiet": True} | options
+    return prune(checkpoint, out=out, settings=PruneSettings(**settings), **common)  # type: ignore[arg-type]
 
 
 @pytest.fixture
 def run(parent: Path, photos: Path, tmp_path: Path) -> Prune:
-    """Runs ``prune`` with quick settings; keywords that are settings go there."""
+    """``start`` into ``tmp_path / "run"``."""
+    return lambda checkpoint=parent, **options: start(tmp_path / "run", checkpoint, photos, **options)
 
-    def start(out: str = "run", checkpoint: Path = parent, **options: object) -> State:
-        names = {field.name for field in dataclasses.fields(PruneSettings)}
-        settings = QUICK | {"photos": str(photos)} | {k: options.pop(k) for k in list(options) if k in names}
-        common = {"steps": 2, "test": photos, "latency": False, "quiet": True} | options
-        return prune(checkpoint, out=tmp_path / out, settings=PruneSettings(**settings), **common)  # type: ignore[arg-type]
 
-    return start
+@pytest.fixture(scope="module")
+def whole(parent: Path, photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run of two steps; no test may change it."""
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    start(folder, parent, photos)
+    return folder
 
 
 def table(folder: Path) -> list[dict[str, str]]:
@@ -83,47 +93,46 @@ def table(folder: Path) -> list[dict[str, str]]:
         return [{k: v.split(",")[0] for k, v in row.items() if k != "latency ms"} for row in csv.DictReader(file)]
 
 
-def test_every_step_is_narrower_and_the_output_is_an_ordinary_checkpoint_of_the_last(
-    run: Prune, parent: Path, tmp_path: Path
-) -> None:
-    state = run()
-    whole = load_checkpoint(parent)
-    made = load_checkpoint(tmp_path / "run" / PRUNED)
+def test_every_step_is_narrower_and_the_output_is_an_ordinary_checkpoint_of_the_last(whole: Path, parent: Path) -> None:
+    state = State.read(whole)
+    unpruned, made = load_checkpoint(parent), load_checkpoint(whole / PRUNED)
     assert [step.number for step in state.steps] == [0, 1, 2]
     assert [step.kept for step in state.steps] == [True, True, True]
     macs = [step.macs for step in state.steps]
-    assert macs[0] == count_macs(whole.generator, 32, 32) > macs[1] > macs[2] == count_macs(made.generator, 32, 32)
+    assert macs[0] == count_macs(unpruned.generator, 32, 32) > macs[1] > macs[2] == count_macs(made.generator, 32, 32)
     assert state.steps[0].ssim == Similarity(mean=1.0, worst=1.0)
     assert all(step.recovery_steps == 4 for step in state.steps[1:])
     assert made.generator.config.pruned is not None
     assert (made.info.name, made.info.styles) == ("tiny", STYLES)
     told = " ".join(made.info.provenance)
-    for words in ("made for a test", whole.sha256, "2 steps of 30%", "for 4 steps of 2 crops", "step 1 was recovered"):
+    for words in (
+        "made for a test",
+        unpruned.sha256,
+        "2 steps of 30%",
+        "for 4 steps of 2 crops",
+        "step 1 was recovered",
+    ):
         assert words in told
-    rows = table(tmp_path / "run")
+    rows = table(whole)
     assert [row["step"] for row in rows] == ["parent", "1", "2"]
     assert rows[2]["SSIM"] == f"{state.steps[2].ssim.mean:.4f}"
-    markdown = (tmp_path / "run" / "table.md").read_text().splitlines()
+    markdown = (whole / "table.md").read_text().splitlines()
     assert markdown[0] == f"| {' | '.join(COLUMNS)} |"
     assert len(markdown) == 5
-    assert not list((tmp_path / "run").glob(".*"))
+    assert not list(whole.glob(".*"))
 
 
-def test_the_figures_are_those_of_the_network_that_was_put_out(
-    run: Prune, parent: Path, photos: Path, tmp_path: Path
-) -> None:
-    state = run(steps=1)
+def test_the_figures_are_those_of_the_network_that_was_put_out(whole: Path, parent: Path, photos: Path) -> None:
     pictures = pruning.load_photos(list_photos(photos)[::4], (32, 32))
     wanted = pruning.draw(load_checkpoint(parent).generator, pictures)
-    found = similarity(load_checkpoint(tmp_path / "run" / PRUNED).generator, pictures, wanted)
-    assert found == state.steps[1].ssim
+    found = similarity(load_checkpoint(whole / PRUNED).generator, pictures, wanted)
+    assert found == State.read(whole).steps[2].ssim
     assert found.worst <= found.mean < 1
 
 
-def test_a_pruned_checkpoint_exports_and_its_onnx_file_draws_the_same(run: Prune, tmp_path: Path) -> None:
+def test_a_pruned_checkpoint_exports_and_its_onnx_file_draws_the_same(whole: Path, tmp_path: Path) -> None:
     ort = pytest.importorskip("onnxruntime")
-    run(steps=1)
-    network = load_checkpoint(tmp_path / "run" / PRUNED).generator
+    network = load_checkpoint(whole / PRUNED).generator
     graph = deployable(network)
     save(trace(graph, example_inputs(graph, (32, 48))), tmp_path / "pruned.onnx", {"name": "pruned"})
     image, style = torch.rand(1, 3, 32, 48), torch.tensor([[0.5, 0.0, 0.5]])
@@ -137,9 +146,7 @@ def test_the_step_below_the_floor_ends_the_run_and_is_not_put_out(
     run: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     judged = iter([1.0, 1.0, 0.3, 0.9, 0.9, 0.2, 0.7, 0.7])  # parent, test; then cut, recovered and test of each step
-    monkeypatch.setattr(
-        pruning, "similarity", lambda *_: (lambda mean: Similarity(mean=mean, worst=mean))(next(judged))
-    )
+    monkeypatch.setattr(pruning, "similarity", lambda *_: Similarity(mean=next(judged), worst=0.0))
     state = run(steps=5, floor=0.8)
     assert [step.kept for step in state.steps] == [True, True, False]
     assert state.best.number == 1
@@ -157,79 +164,70 @@ def test_a_first_step_below_the_floor_is_a_failed_gate_with_its_table_written(ru
     assert not (tmp_path / "run" / PRUNED).exists()
 
 
-def test_until_macs_ends_the_run_and_cuts_no_more_than_it_takes(run: Prune) -> None:
-    state = run(steps=9, until_macs=0.8)
+def test_until_macs_ends_the_run_and_cuts_no_more_than_it_takes(run: Prune, whole: Path) -> None:
+    free = State.read(whole)
+    state = run(until_macs=0.9)
     shares = [step.macs / state.steps[0].macs for step in state.steps]
-    assert shares[-1] <= 0.8 < shares[-2]
-    assert shares[-1] > run("free", steps=len(state.steps) - 1).steps[-1].macs / state.steps[0].macs - 1e-9
-    assert "80%" in state.end
+    assert free.steps[1].macs / free.steps[0].macs < shares[1] <= 0.9
+    assert len(shares) == 2
+    assert "90%" in state.end
 
 
 @pytest.mark.parametrize("ranking", [Ranking.LAYER, Ranking.DAMAGE])
 def test_the_other_rankings_prune_too(ranking: Ranking, run: Prune) -> None:
-    state = run(ranking=ranking, steps=1, share=0.4)
+    state = run(ranking=ranking, steps=1, share=0.4, recovery_steps=2)
     assert state.steps[1].macs < 0.85 * state.steps[0].macs
 
 
-def test_a_run_that_stopped_after_a_step_goes_on_to_the_table_of_an_uninterrupted_one(
-    run: Prune, tmp_path: Path
+def test_a_run_that_stopped_after_a_step_and_one_killed_in_a_recovery_go_on_to_the_same_table(
+    run: Prune, whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run("whole")
-    run("parts", steps=1)
-    before = (tmp_path / "parts" / "step-01" / "last.safetensors").read_bytes()
-    run("parts", resume=True)
-    assert table(tmp_path / "parts") == table(tmp_path / "whole")
-    assert (tmp_path / "parts" / "step-01" / "last.safetensors").read_bytes() == before
-
-
-def test_a_run_killed_within_a_recovery_goes_on_from_its_last_validation(
-    run: Prune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run("whole")
+    run(steps=1)
+    assert len(table(tmp_path / "run")) == 2
     step = RecoverTask.training_step
     seen: list[int] = []
 
     def killed(self: RecoverTask, batch: object, batch_idx: int) -> torch.Tensor:
         seen.append(self.global_step)
-        if len(seen) == 8:  # in the second stretch of the second step
+        if len(seen) == 4:  # the last batch of the second stretch
             raise KeyboardInterrupt
         return step(self, batch, batch_idx)  # type: ignore[arg-type]
 
     monkeypatch.setattr(RecoverTask, "training_step", killed)
     with pytest.raises(KeyboardInterrupt):
-        run("parts")
-    assert len(table(tmp_path / "parts")) == 2
-    seen.clear()
-    seen.extend([-1] * 8)  # no kill any more
-    run("parts", resume=True)
-    assert seen[8:] == [2, 3]
-    assert table(tmp_path / "parts") == table(tmp_path / "whole")
+        run(resume=True)
+    assert len(table(tmp_path / "run")) == 2
+    run(resume=True)
+    assert seen == [0, 1, 2, 3, 2, 3]
+    assert table(tmp_path / "run") == table(whole)
 
 
 @pytest.mark.parametrize(
-    ("first", "second", "words"),
+    ("options", "words"),
     [
-        ({}, {}, "holds something already: go on with --resume"),
-        ({}, {"resume": True, "share": 0.2}, r"has share 0\.3, not 0\.2"),
-        ({}, {"resume": True, "checkpoint": "other"}, "prunes another checkpoint"),
-        (None, {"resume": True}, "holds no run to resume"),
+        ({}, "holds something already: go on with --resume"),
+        ({"resume": True, "share": 0.2}, r"has share 0\.3, not 0\.2"),
+        ({"resume": True, "checkpoint": True}, "prunes another checkpoint"),
     ],
 )
 def test_another_run_in_the_folder_is_left_alone(
-    first: dict | None, second: dict, words: str, run: Prune, parent: Path, tmp_path: Path
+    options: dict, words: str, whole: Path, parent: Path, photos: Path
 ) -> None:
-    if first is not None:
-        run(steps=1, **first)
-    if second.get("checkpoint") == "other":
-        network, path = load_checkpoint(parent), tmp_path / "other.safetensors"
-        network.generator.tail.bias.data += 1e-3
-        save_checkpoint(path, network.generator, network.info)
-        second = {**second, "checkpoint": path}
-    before = sorted(tmp_path.glob("run/**/*"))
+    path = parent
+    if options.get("checkpoint"):
+        other, path = load_checkpoint(parent), parent.with_name("other.safetensors")
+        other.generator.tail.bias.data += 1e-3
+        save_checkpoint(path, other.generator, other.info)
+    before = {file: file.stat().st_mtime_ns for file in whole.rglob("*")}
     with pytest.raises(UsageError, match=words) as caught:
-        run(**second)
+        start(whole, path, photos, **{k: v for k, v in options.items() if k != "checkpoint"})
     assert "\n" not in str(caught.value)
-    assert sorted(tmp_path.glob("run/**/*")) == before
+    assert {file: file.stat().st_mtime_ns for file in whole.rglob("*")} == before
+
+
+def test_resuming_without_a_run_gets_one_sentence(run: Prune) -> None:
+    with pytest.raises(UsageError, match="holds no run to resume: leave --resume out"):
+        run(resume=True)
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "steps": [{}]}'])
@@ -240,11 +238,10 @@ def test_a_damaged_state_gets_one_sentence(text: str, tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_a_network_at_its_least_widths_has_nothing_left_to_prune(
-    run: Prune, tmp_path: Path, parent: Path, build_network: Callable[..., Generator]
-) -> None:
+def test_a_network_at_its_least_widths_has_nothing_left_to_prune(run: Prune, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="nothing is left to prune: every group of channels has 512 or fewer"):
         run(round_to=512)
+    assert not list((tmp_path / "run").iterdir())
 
 
 def test_statistics_are_the_means_over_the_batches_and_nothing_else_changes(
