@@ -15,6 +15,8 @@ Shaped by what phones run well (docs/architecture.md gives the reasons):
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -26,6 +28,21 @@ from sdk.errors import UsageError
 from sdk.spec import SIZE_MULTIPLE
 from training.models.backbone import Encoder
 from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedWidths:
+    """Widths of single layers, as pruning leaves them; those of the decoder's strides are ``GeneratorConfig.widths``.
+
+    Attributes:
+        stem: channels of the encoder's first convolution.
+        encoder: (hidden, out) channels of the encoder's blocks in their order; hidden is the depthwise convolution's.
+        decoder: hidden channels of each decoder block, at strides 2, 4, 8, 16.
+    """
+
+    stem: int
+    encoder: tuple[tuple[int, int], ...]
+    decoder: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +70,8 @@ class GeneratorConfig:
         statistics: of the conditional norms.
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
         activation: of the encoder; the decoder has ReLU6.
+        pruned: explicit widths; they overrule ``encoder_width``, ``stem`` and ``expansions``, which then only say what
+            is a residual and what expands. ``None``: not pruned.
     """
 
     styles: int
@@ -71,10 +90,14 @@ class GeneratorConfig:
     statistics: Statistics = Statistics.RUNNING
     sft: bool = False
     activation: str = "relu6"
+    pruned: PrunedWidths | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the checkpoint."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain JSON types, for the checkpoint; ``pruned`` is there only when it says something."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.pruned is None:
+            del values["pruned"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
@@ -93,6 +116,9 @@ class GeneratorConfig:
             )
         made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         made["statistics"] = Statistics(made.get("statistics", Statistics.RUNNING))
+        if made.get("pruned") is not None:
+            lists: dict[str, Any] = {k: tuple(map(tuple, v)) if k != "stem" else v for k, v in made["pruned"].items()}
+            made["pruned"] = PrunedWidths(**lists)
         return cls(**made)
 
 
@@ -138,10 +164,17 @@ class DecoderBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, expansion: int, styles: int, statistics: Statistics, *, fused: bool = False
+        self,
+        channels: int,
+        expansion: int,
+        styles: int,
+        statistics: Statistics,
+        *,
+        fused: bool = False,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        hidden = channels * expansion
+        hidden = channels * expansion if hidden is None else hidden  # given: a pruned block
         self.expand = ConvNormAct(channels, hidden, 1) if expansion > 1 and not fused else None
         inputs, groups = (channels, 1) if fused else (hidden, hidden)
         self.spatial = ConvNormAct(inputs, hidden, 3, groups=groups, styles=styles, statistics=statistics)
@@ -156,14 +189,14 @@ class DecoderBlock(nn.Module):
 class PlainBlock(nn.Module):
     """One 3x3 convolution, norm and ReLU6; it starts as the identity on values in [0, 6]."""
 
-    def __init__(self, channels: int, styles: int, statistics: Statistics) -> None:
+    def __init__(self, inputs: int, outputs: int, styles: int, statistics: Statistics) -> None:
         super().__init__()
-        self.spatial = ConvNormAct(channels, channels, 3, styles=styles, statistics=statistics)
+        self.spatial = ConvNormAct(inputs, outputs, 3, styles=styles, statistics=statistics)
         with torch.no_grad():
-            self.spatial.conv.weight[:, :, 1, 1] += torch.eye(channels)
+            self.spatial.conv.weight[:, :, 1, 1] += torch.eye(outputs, inputs)
 
     def forward(self, x: Tensor, style: Tensor) -> Tensor:
-        """``N x C x H x W`` and ``N x S`` to ``N x C x H x W``."""
+        """``N x C x H x W`` and ``N x S`` to ``N x C' x H x W``."""
         return self.spatial(x, style)
 
 
@@ -226,8 +259,13 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        pruned = config.pruned
         self.encoder = Encoder(
-            config.encoder, width=config.encoder_width, stem=config.stem, activation=config.activation
+            config.encoder,
+            width=config.encoder_width,
+            stem=config.stem,
+            activation=config.activation,
+            pruned=None if pruned is None else (pruned.stem, pruned.encoder),
         )
         rows, statistics = config.styles, config.statistics
         w2, w4, w8, w16 = config.widths
@@ -243,16 +281,14 @@ class Generator(nn.Module):
         j2, j4, j8 = (rows if conditional else 0 for conditional in config.conditional_joins)
         self.joins = nn.ModuleList(
             [
-                Join(w16, e8, w8, styles=j8, statistics=statistics),
-                Join(w8, e4, w4, styles=j4, statistics=statistics),
-                Join(w4, e2, w2, styles=j2, statistics=statistics),
+                Join(_outputs(config, 3), e8, w8, styles=j8, statistics=statistics),
+                Join(_outputs(config, 2), e4, w4, styles=j4, statistics=statistics),
+                Join(_outputs(config, 1), e2, w2, styles=j2, statistics=statistics),
             ]
         )
-        self.stages = nn.ModuleList(
-            nn.ModuleList(_block(config, level) for _ in range(config.depths[level])) for level in (3, 2, 1, 0)
-        )
+        self.stages = nn.ModuleList(_blocks(config, level) for level in (3, 2, 1, 0))
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
-        self.tail = Tail(w2, config.tail_kernel, bias=config.tail_bias)
+        self.tail = Tail(_outputs(config, 0), config.tail_kernel, bias=config.tail_bias)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
 
     def raw(self, image: Tensor, style: Tensor) -> Tensor:
@@ -277,12 +313,72 @@ class Generator(nn.Module):
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
 
 
-def _block(config: GeneratorConfig, level: int) -> nn.Module:
-    """A decoder block of level 0 to 3: strides 2, 4, 8, 16."""
+def _blocks(config: GeneratorConfig, level: int) -> nn.ModuleList:
+    """The decoder blocks of level 0 to 3: strides 2, 4, 8, 16."""
     width, styles = config.widths[level], config.styles if config.conditional[level] else 0
-    if config.plain[level]:
-        return PlainBlock(width, styles, config.statistics)
-    return DecoderBlock(width, config.expansions[level], styles, config.statistics, fused=config.fused[level])
+    blocks: list[nn.Module] = []
+    inputs = width
+    for hidden in _hidden(config)[level]:
+        if config.plain[level]:
+            outputs = hidden or width
+            blocks.append(PlainBlock(inputs, outputs, styles, config.statistics))
+            inputs = outputs
+        else:
+            expansion, fused = config.expansions[level], config.fused[level]
+            blocks.append(DecoderBlock(width, expansion, styles, config.statistics, fused=fused, hidden=hidden))
+    return nn.ModuleList(blocks)
+
+
+def _outputs(config: GeneratorConfig, level: int) -> int:
+    """Channels that leave the blocks of a level: plain blocks may narrow them."""
+    row = _hidden(config)[level]
+    return (row[-1] if config.plain[level] and row else None) or config.widths[level]
+
+
+def _hidden(config: GeneratorConfig) -> Sequence[Sequence[int | None]]:
+    """Hidden channels of every decoder block at strides 2, 4, 8, 16; ``None``: as the expansion says.
+
+    Raises:
+        UsageError: pruned widths that the blocks cannot have.
+    """
+    if config.pruned is None:
+        return [(None,) * depth for depth in config.depths]
+    rows = config.pruned.decoder
+    if [len(row) for row in rows] != list(config.depths):
+        raise UsageError(
+            f"pruned widths are given for {[len(row) for row in rows]} decoder blocks: give them for all, "
+            f"{list(config.depths)}."
+        )
+    free = (fused or plain for fused, plain in zip(config.fused, config.plain, strict=True))
+    for width, row, expansion, any_width in zip(config.widths, rows, config.expansions, free, strict=True):
+        if not any_width and expansion == 1 and set(row) - {width}:
+            raise UsageError(
+                f"a decoder block without an expansion cannot have the pruned widths {list(row)}: its hidden width is "
+                f"that of its stride, {width}."
+            )
+    return rows
+
+
+def config_with_widths(generator: Generator) -> GeneratorConfig:
+    """The config that states the widths a network really has, read from its convolutions."""
+    features = generator.encoder.features
+    blocks = [block for stage in features.blocks for block in stage]  # type: ignore[attr-defined]
+    # From the deepest stride to the shallowest, as the decoder runs.
+    stages = [list(stage) for stage in generator.stages]  # type: ignore[call-overload]
+    entries: list[Any] = [generator.bridge, *(join.skip for join in generator.joins)]
+    w16, w8, w4, w2 = (entry.conv.out_channels for entry in entries)
+    return dataclasses.replace(
+        generator.config,
+        widths=(w2, w4, w8, w16),
+        pruned=PrunedWidths(
+            stem=features.conv_stem.out_channels,
+            encoder=tuple(
+                (b.conv_dw.out_channels, (b.conv_pwl if hasattr(b, "conv_pwl") else b.conv_pw).out_channels)
+                for b in blocks
+            ),
+            decoder=tuple(tuple(block.spatial.conv.out_channels for block in stage) for stage in stages[::-1]),
+        ),
+    )
 
 
 def check_input(image: Tensor, style: Tensor, styles: int) -> None:
