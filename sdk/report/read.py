@@ -13,14 +13,17 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from sdk.bench import BenchReport
 from sdk.errors import UsageError
 from sdk.files import disk_trouble
+from sdk.profile import ProfileReport
 from sdk.report.json_ import SCHEMA
 from sdk.verify import Report
 
 _T = TypeVar("_T")
 
 
-def read_json(path: Path) -> Report | BenchReport:
-    """What ``write_json`` or ``write_bench_json`` wrote. Fields this version does not know are passed over.
+def read_json(path: Path) -> Report | BenchReport | ProfileReport:
+    """What ``write_json``, ``write_bench_json`` or ``write_profile_json`` wrote.
+
+    Fields this version does not know are passed over.
 
     A ``null`` where a number must stand is NaN: a figure that was not finite.
 
@@ -40,6 +43,8 @@ def read_json(path: Path) -> Report | BenchReport:
         have = content.get("schema") if isinstance(content, dict) else None
         raise UsageError(f"{str(path)!r} is not a report of schema {SCHEMA} (it says {have!r}): write it again.")
     try:
+        if "profiles" in content:
+            return _object(ProfileReport, content, "")
         if "rounds" in content:
             return _object(BenchReport, content, "")
         return _object(Report, content, "")
