@@ -123,6 +123,21 @@ class Figures:
         return {runtime: excess_growth(of) for runtime, of in points.items() if len(of) > 1}
 
 
+def noise(figures: Figures) -> str:
+    """One sentence when the figures cannot all be true, which means that the host had other work; empty otherwise.
+
+    No fp32 network is faster than its runtime's best matrix product.
+    """
+    for one in figures.race:
+        share = figures.share(one) if one.precision is Precision.FP32 and one.role is not Role.GEMM else None
+        if share is not None and share.median > 1:
+            return (
+                f"The host was not quiet: {one.name} in {one.runtime} seems to reach {share.median:.0%} of the "
+                "measured peak. Stop what else is running and measure again."
+            )
+    return ""
+
+
 def read_quality(path: Path, bundle: Bundle) -> tuple[Quality, ...]:
     """The multi-style artifacts of a report that ``sdk verify --json`` wrote, in its order; each file once.
 

@@ -9,7 +9,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from converters.bars import judge
-from converters.figures import NOT_A_PHONE, Figures
+from converters.figures import NOT_A_PHONE, Figures, noise
 from converters.growth import ms_per_megapixel
 from converters.peers import BASELINE, Performance, Role
 from sdk.host import Host
@@ -49,6 +49,7 @@ def page_text(figures: Figures, plots: Sequence[str] = ()) -> str:
         f"{_size(figures)}; {figures.rounds} rounds of at most {figures.runs} runs, everything in turns. How: "
         "`docs/benchmark.md`.",
         "",
+        *([f"**{noise(figures)}**", ""] if noise(figures) else []),
         "## Bars",
         "",
         *(f"- {escape(judgement.text)}" for judgement in judge(figures)),
@@ -76,6 +77,8 @@ def show(figures: Figures) -> Group:
 def print_figures(figures: Figures, console: Console) -> None:
     """The host, the tables and the bars."""
     console.print(f"{NOT_A_PHONE} {host_words(figures.host)}.", markup=False, highlight=False, soft_wrap=True)
+    if noise(figures):
+        console.print(noise(figures), style="yellow", markup=False, highlight=False, soft_wrap=True)
     console.print(show(figures))
     for judgement in judge(figures):
         console.print(judgement.text, markup=False, highlight=False, soft_wrap=True)
@@ -109,7 +112,7 @@ def _race(figures: Figures) -> Grid:
         ))  # fmt: skip
     columns = ("network", "runtime", "ms", "rounds", "times faster", "rounds ", "GMAC", "GMAC/s", "of peak", "MB")
     title = (
-        f"Race at {_size(figures)}: median of the rounds' p50, least and largest round; times faster than {BASELINE} in "
+        f"Race at {_size(figures)}: median of the rounds' p50, least and largest; times faster than {BASELINE} in "
         "ONNX Runtime; share of the runtime's measured fp32 peak"
     )
     return Grid(title=title, columns=columns, right=columns[2:], rows=tuple(rows))
