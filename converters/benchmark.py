@@ -26,7 +26,7 @@ from converters.figures import Figures, Floor, Quality, read_figures, read_quali
 from converters.growth import SIDES, network_contestant, timed_rows
 from converters.page import page_text, print_figures
 from converters.peak import SHAPES, WRITERS, gemm_contestant
-from converters.peers import Contestant, Role, artifact_contestants, baseline_contestant, race
+from converters.peers import Contestant, Performance, Role, artifact_contestants, baseline_contestant, race
 from converters.plots import write_plots
 from converters.to_executorch import lower
 from converters.to_onnx import save, trace
@@ -142,7 +142,7 @@ def measure(
     """
     say(f"racing {len(entered.race)} contestants, {plan.rounds} rounds")
     raced = race(entered.race, threads=plan.threads, rounds=plan.rounds, runs=plan.runs)
-    growth = ()
+    growth: tuple[Performance, ...] = ()
     if entered.growth:
         say(f"racing {len(entered.growth)} sizes, {plan.rounds} rounds")
         growth = race(entered.growth, threads=plan.threads, rounds=plan.rounds, runs=plan.runs)
