@@ -26,7 +26,7 @@ from converters.figures import Figures, Floor, Quality, read_figures, read_quali
 from converters.growth import SIDES, network_contestant, timed_rows
 from converters.page import page_text, print_figures
 from converters.peak import SHAPES, WRITERS, gemm_contestant
-from converters.peers import Contestant, Performance, Role, artifact_contestants, baseline_contestant, race
+from converters.peers import BASELINE, Contestant, Performance, Role, artifact_contestants, baseline_contestant, race
 from converters.plots import write_plots
 from converters.to_executorch import lower
 from converters.to_onnx import save, trace
@@ -67,7 +67,7 @@ class Plan:
     growth_targets: tuple[Target, ...] = (Target.ONNX,)
     parent: Path | None = None
     threads: int = 2
-    rounds: int = 9
+    rounds: int = 15
     runs: int = 15
 
 
@@ -106,12 +106,17 @@ def prepare(bundle: Bundle, plan: Plan, folder: Path, say: Callable[[str], None]
                 place = folder / f"parent-{runtime}"
                 place.mkdir()
                 contestants.append(network_contestant(parent, row, runtime, size, place, role=Role.PARENT))
+    baselines = []
     for name in plan.baselines:
         say(f"exporting {name}")
-        contestants.append(baseline_contestant(name, folder, size))
+        baselines.append(baseline_contestant(name, folder, size))
+    # What the bars hold against each other takes its turns next to each other, what takes long comes last.
+    baselines.sort(key=lambda one: (one.name != BASELINE, one.macs))
+    contestants += baselines[:1]
     for runtime in runtimes:
         say(f"exporting matrix products for {runtime}")
         contestants += [gemm_contestant(runtime, shape, folder) for shape in SHAPES]
+    contestants += baselines[1:]
     growth = []
     for row, runtime in timed_rows():
         if checkpoint is not None and row.target in plan.growth_targets:
@@ -260,7 +265,7 @@ def main(  # noqa: PLR0917  the signature is the command line
         list[Target] | None, typer.Option(help="Where; repeatable; onnx if none is given.")
     ] = None,
     threads: Annotated[int, typer.Option(min=1, help="Worker threads of every runtime.")] = 2,
-    rounds: Annotated[int, typer.Option(min=1)] = 9,
+    rounds: Annotated[int, typer.Option(min=1)] = 15,
     runs: Annotated[int, typer.Option(min=1, help="Most runs in a round.")] = 15,
     reuse: Annotated[
         Path | None, typer.Option(help="Measure nothing: page, plots and bars from the bench.json of an earlier run.")

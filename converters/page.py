@@ -103,8 +103,8 @@ def _race(figures: Figures) -> Grid:
             f"{one.runtime} {one.precision}",
             f"{one.median_ms:.2f}",
             _rounds(one),
-            "" if ratio is None else f"{ratio.median:.1f}",
-            "" if ratio is None else f"{ratio.min:.1f} to {ratio.max:.1f}",
+            "" if ratio is None else _times(ratio.median),
+            "" if ratio is None else f"{_times(ratio.min)} to {_times(ratio.max)}",
             f"{one.macs / 1e9:.2f}",
             f"{one.gmac_per_s:.1f}",
             "" if share is None else f"{share.median:.0%}",
@@ -173,6 +173,10 @@ def _quality(figures: Figures) -> Grid:
     )
     columns = ("artifact", "MB", "SSIM mean", "SSIM worst photo and style")
     return Grid(title="SSIM to the float model against bytes", columns=columns, right=columns[1:], rows=rows)
+
+
+def _times(ratio: float) -> str:
+    return f"{ratio:.1f}" if ratio >= 1 else f"{ratio:.2f}"
 
 
 def _rounds(one: Performance) -> str:

@@ -32,9 +32,10 @@ from training.models.baselines import count_baseline_macs, make_baseline
 
 #: What the others are compared with, in ONNX Runtime.
 BASELINE = "fast-neural-style-16"
-#: A contestant makes as many runs in a round as fit into this, at least ``LEAST_RUNS``.
-TURN_MS = 400.0
-LEAST_RUNS = 2
+#: A contestant makes as many runs in a round as fit into this, at least ``LEAST_RUNS``. Short turns and many rounds: a
+#: shared machine has spells of some seconds in which memory is slow, and a ratio should lie within one.
+TURN_MS = 150.0
+LEAST_RUNS = 1
 
 
 class Role(StrEnum):
@@ -125,7 +126,7 @@ def time_ratio(slow: Performance, quick: Performance) -> Ratio:
 
 
 def race(
-    contestants: Sequence[Contestant], *, threads: int = 2, rounds: int = 9, runs: int = 15, turn_ms: float = TURN_MS
+    contestants: Sequence[Contestant], *, threads: int = 2, rounds: int = 15, runs: int = 15, turn_ms: float = TURN_MS
 ) -> tuple[Performance, ...]:
     """Times files against each other, interleaved; in the order given.
 
@@ -260,6 +261,6 @@ def _inputs(io: IOSpec, folder: Path) -> Path:
 
 def _runner(worker: Worker, contestant: Contestant, inputs: Path, turn_ms: float) -> Runner:
     weights = None if contestant.weights is None else list(contestant.weights)
-    taken_ms = min(worker.time(inputs, weights, runs=LEAST_RUNS))
+    taken_ms = min(worker.time(inputs, weights, runs=2))
     most = max(LEAST_RUNS, int(turn_ms / taken_ms))
     return lambda count: worker.time(inputs, weights, runs=min(count, most))

@@ -117,24 +117,23 @@ def _draw_quality(figure: Figure, figures: Figures) -> None:
 
 
 def _draw_ratios(figure: Figure, figures: Figures) -> None:
-    shown = [one for one in figures.race if one.role is not Role.GEMM]
-    shown.sort(key=lambda one: one.median_ms, reverse=True)
+    ratios = [(figures.times_faster(one, BASELINE), one) for one in figures.race if one.role is not Role.GEMM]
+    shown = sorted(((ratio, one) for ratio, one in ratios if ratio is not None), key=lambda pair: pair[0].median)
     figure.set_size_inches(8.5, 1.6 + 0.34 * len(shown))
     axes = figure.subplots()
-    ratios = [figures.times_faster(one, BASELINE) for one in shown]
-    right = max(ratio.max for ratio in ratios if ratio is not None)
-    for row, (one, ratio) in enumerate(zip(shown, ratios, strict=True)):
-        assert ratio is not None  # only drawn when the baseline took part
+    for row, (ratio, one) in enumerate(shown):
         colour = _GREY if one.role is Role.BASELINE else _COLOURS.get(one.runtime, _GREY)
-        axes.barh(row, ratio.median, color=colour, height=0.68)
+        axes.barh(row, ratio.median, color=colour, alpha=0.5 if one.role is Role.PARENT else 1.0, height=0.68)
         axes.plot([ratio.min, ratio.max], [row, row], color="black", linewidth=1)
         words = f"{ratio.median:.3g}x   {one.median_ms:.3g} ms"
-        axes.text(ratio.max * 1.15, row, words, va="center", fontsize=9)
-    axes.axvline(1, color="black", linewidth=0.8)
+        behind = {"facecolor": "white", "edgecolor": "none", "pad": 1.0}  # the line at 1x would cross the words
+        axes.text(ratio.max * 1.15, row, words, va="center", fontsize=9, bbox=behind)
+    axes.axvline(1, color="black", linewidth=0.8, zorder=0.9)
     axes.set_xscale("log")
     axes.xaxis.set_major_formatter("{x:g}x")
-    axes.set_xlim(min(0.03, *(ratio.min * 0.8 for ratio in ratios if ratio is not None)), right * 9)
-    axes.set_yticks(range(len(shown)), [_label(one) for one in shown], fontsize=9)
+    axes.set_xlim(min(0.5, *(ratio.min * 0.6 for ratio, _ in shown)), max(ratio.max for ratio, _ in shown) * 9)
+    axes.set_yticks(range(len(shown)), [_label(one) for _, one in shown], fontsize=9)
+    axes.set_ylim(-0.6, len(shown) - 0.4)
     axes.set_xlabel(f"times faster than {BASELINE} in ONNX Runtime\n(logarithmic; black line: least to largest round)")
     size = "{} x {}".format(*figures.size)
     _finish(figure, axes, figures, f"one picture of {size}", grid="x")
@@ -146,9 +145,10 @@ def _label(one: Performance) -> str:
 
 def _finish(figure: Figure, axes: Axes, figures: Figures, what: str, grid: str = "both") -> None:
     host = figures.host
-    place = f"{host.cpu}, {host.cores} cores, {host.threads} threads, {figures.created[:10]}. {NOT_A_PHONE}"
+    place = f"{host.cpu}, {host.cores} cores, {host.threads} threads, {figures.created[:10]}"
     figure.suptitle(f"{figures.model}: {what}", fontsize=12, fontweight="bold", x=0.02, ha="left")
-    axes.set_title("\n".join(textwrap.wrap(place, 88)), fontsize=9, color="#444444", loc="left")
+    lines = [*textwrap.wrap(place, 88), NOT_A_PHONE]
+    axes.set_title("\n".join(lines), fontsize=9, color="#444444", loc="left")
     axes.grid(visible=True, axis=grid, color="#dddddd", linewidth=0.6)  # type: ignore[arg-type]
     axes.set_axisbelow(True)
     for side in ("top", "right"):

@@ -309,17 +309,17 @@ def test_a_race_times_a_network_a_baseline_and_a_matrix_product(bundle, tmp_path
         baseline_contestant("fast-neural-style-8-paper", tmp_path, (64, 64)),
         peak.gemm_contestant("onnxruntime", (64, 32, 16), tmp_path),
     )
-    artifact, baseline, gemm = race(contestants, threads=1, rounds=2, runs=3)
+    artifact, baseline, gemm = race(contestants, threads=1, rounds=2, runs=2)
     assert [one.role for one in (artifact, baseline, gemm)] == [Role.ARTIFACT, Role.BASELINE, Role.GEMM]
     assert [one.size for one in (artifact, baseline, gemm)] == [(32, 32), (64, 64), (64, 32)]
     assert gemm.macs == 64 * 32 * 16
-    assert all(len(one.round_p50_ms) == 2 and one.latency_ms.n == 6 for one in (artifact, baseline, gemm))
+    assert all(len(one.round_p50_ms) == 2 and one.latency_ms.n == 4 for one in (artifact, baseline, gemm))
     assert all(one.median_ms > 0 and one.bytes > 0 for one in (artifact, baseline, gemm))
 
 
 def test_what_takes_long_makes_fewer_runs(bundle) -> None:
     (slow,) = race(artifact_contestants(bundle[0], [Precision.FP32]), threads=1, rounds=1, runs=9, turn_ms=0.0)
-    assert slow.latency_ms.n == 2
+    assert slow.latency_ms.n == 1
 
 
 def test_two_contestants_that_cannot_be_told_apart_are_refused(bundle) -> None:
