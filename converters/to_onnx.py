@@ -216,7 +216,9 @@ def transpose_tail(graph: onnx.GraphProto) -> bool:
     makers = {output: node for node in graph.node for output in node.output}
     clip = makers[OUTPUT]
     shuffle = makers.get(clip.input[0]) if clip.op_type == "Clip" else clip
-    conv = makers.get(shuffle.input[0]) if shuffle is not None and shuffle.op_type == "DepthToSpace" else None
+    if shuffle is None or shuffle.op_type != "DepthToSpace":
+        return False
+    conv = makers.get(shuffle.input[0])
     if conv is None or conv.op_type != "Conv" or len(conv.input) < 3:
         return False
     weight, bias = _constant(graph, conv.input[1]), _constant(graph, conv.input[2]).reshape(-1, _BLOCK**2)

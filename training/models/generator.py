@@ -234,7 +234,8 @@ class Tail(nn.Conv2d):
 
     def plain(self) -> nn.Conv2d:
         """The same convolution with all 12 values of its bias."""
-        made = nn.Conv2d(self.in_channels, 12, self.kernel_size, padding=self.padding)
+        kernel = self.weight.shape[2]
+        made = nn.Conv2d(self.in_channels, 12, kernel, padding=kernel // 2)
         made.weight = self.weight
         made.bias = nn.Parameter(self._whole_bias().detach().clone())
         return made
@@ -288,7 +289,7 @@ class Generator(nn.Module):
         )
         self.stages = nn.ModuleList(_blocks(config, level) for level in (3, 2, 1, 0))
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
-        self.tail = Tail(_outputs(config, 0), config.tail_kernel, bias=config.tail_bias)
+        self.tail: nn.Conv2d = Tail(_outputs(config, 0), config.tail_kernel, bias=config.tail_bias)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
 
     def raw(self, image: Tensor, style: Tensor) -> Tensor:
