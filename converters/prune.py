@@ -30,7 +30,8 @@ from rich.console import Console
 
 from converters.calibration import DEFAULT_PHOTOS
 from converters.channels import Ranking, choose_by_damage, choose_channels, cut, read_groups, weigh_pieces
-from converters.prune_steps import Similarity, State, Step, screen_table
+from converters.prune_steps import COLUMNS, Similarity, State, Step, cells
+from sdk.console import table as print_table
 from sdk.errors import GateError, ToonEdgeError, UsageError
 from sdk.files import disk_trouble
 from sdk.imaging import list_photos, read_photo
@@ -65,7 +66,7 @@ class PruneSettings:
         share: of channels a step, (0, 1).
         ranking: see ``converters.channels.Ranking``.
         round_to: widths become multiples of this, itself a multiple of 8.
-        floor: least SSIM to the parent, mean over photos and styles, (0, 1].
+        floor: least SSIM to the parent, mean over photos and styles, [-1, 1]; -1 keeps anything.
         photos: folder of photos to recover on.
         pairs: folder of rendered pairs to recover on instead; its ``val`` then decides.
         validation: folder of photos that decide; ``None``: every fourth of ``photos`` is held out for it.
@@ -104,7 +105,7 @@ class PruneSettings:
         """
         ranges = {
             "share": (0 < self.share < 1, "a share of the channels above 0 and below 1, such as 0.2"),
-            "floor": (0 < self.floor <= 1, "an SSIM above 0 and at most 1, such as 0.95"),
+            "floor": (-1 <= self.floor <= 1, "an SSIM, from -1 (any picture will do) to 1, such as 0.95"),
             "round_to": (self.round_to > 0 and self.round_to % 8 == 0, "a multiple of 8"),
             "teacher_share": (0 <= self.teacher_share <= 1, "a share from 0 to 1"),
             "minutes": (self.minutes is None or self.minutes > 0, "more than 0"),
@@ -678,7 +679,7 @@ def main(
     except KeyboardInterrupt as error:
         console.print(f"interrupted: the same command with --resume goes on ({out})", markup=False, soft_wrap=True)
         raise typer.Exit(INTERRUPTED) from error
-    Console().print(screen_table(state.steps))
+    print_table(COLUMNS, cells(state.steps), right=COLUMNS)
     typer.echo(f"step {state.best.number}: {out / PRUNED}")
 
 

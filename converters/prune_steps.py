@@ -11,14 +11,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.table import Table
-
 from sdk.errors import UsageError
 from sdk.files import write_atomically
 
 STATE = "state.json"
 _SCHEMA = 1
-#: Headings of the table, in files and on screen.
+#: Headings of the table, in files and on screen. SSIM is to the parent's pictures: "cut" before recovery, "test" on the
+#: photos that decide nothing.
 COLUMNS = (
     "step", "kept", "params", "MACs", "of parent", "latency ms", "cut SSIM", "SSIM", "worst", "test SSIM", "test worst",
     "recovery",
@@ -143,13 +142,3 @@ def cells(steps: Sequence[Step]) -> list[list[str]]:
         ]
         for step in steps
     ]
-
-
-def screen_table(steps: Sequence[Step]) -> Table:
-    """The table for a terminal."""
-    table = Table(title="SSIM to the unpruned network; cut: before recovery; test: photos that decide nothing")
-    for column in COLUMNS:
-        table.add_column(column, justify="right")
-    for row in cells(steps):
-        table.add_row(*row)
-    return table

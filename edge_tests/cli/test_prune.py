@@ -48,7 +48,7 @@ def prune(checkpoint: Path, photos: Path, tmp_path: Path) -> Prune:
     """Runs the command line; an option given again overrules."""
 
     def run(*arguments: object) -> Result:
-        quick = {"recovery-steps": 2, "crop": 32, "batch": 2, "size": 32, "floor": 1e-6, "steps": 1, "share": 0.4}
+        quick = {"recovery-steps": 2, "crop": 32, "batch": 2, "size": 32, "floor": -1, "steps": 1, "share": 0.4}
         common = {"checkpoint": checkpoint, "out": tmp_path / "run", "photos": photos, "test": photos} | quick
         given = [text for key, value in common.items() for text in (f"--{key}", str(value))]
         threads = torch.get_num_threads()
@@ -95,7 +95,7 @@ def test_a_run_writes_its_table_and_checkpoint_and_a_finished_one_can_be_timed_l
         (("--teacher-share", 0.5), 2, "teacher-share 0.5 needs teachers: give --pairs"),
         (("--pairs", "nowhere"), 2, "holds no rendered pairs"),
         (("--photos", "nowhere"), 2, "photo folder nowhere does not exist"),
-        (("--round-to", 64), 2, "nothing is left to prune"),
+        (("--round-to", 512), 2, "nothing is left to prune"),
         (("--resume",), 2, "holds no run to resume"),
         (("--floor", 1), 1, "below the floor of 1.0"),
     ],

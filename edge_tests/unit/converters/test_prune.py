@@ -32,7 +32,7 @@ from training.tasks.recover import RecoverTask, photo_shard, reestimate_statisti
 
 STYLES = ("comic", "anime", "pencil")
 #: Judged at 32 px, recovered for four steps of two crops: seconds, not quality.
-QUICK: dict[str, object] = {"recovery_steps": 4, "crop": 32, "batch": 2, "size": 32, "floor": 1e-6, "share": 0.3}
+QUICK: dict[str, object] = {"recovery_steps": 4, "crop": 32, "batch": 2, "size": 32, "floor": -1, "share": 0.3}
 Prune = Callable[..., State]
 
 
