@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from converters.calibration import CalibrationSet
+from converters.ranges import RangeMethod
 from sdk.bundle import artifact_name
 from sdk.errors import UsageError
 from sdk.spec import Backend, DType, IOSpec, Layout, Precision, Target, image_spec, style_spec
@@ -73,11 +74,13 @@ class ExportOptions:
         folder: where the file goes; it exists.
         calibration: photos and styles that give the int8 ranges; needed for int8 only.
         dynamic_batch: the file takes any batch size; only where the registry's row says that this is possible.
+        ranges: how int8 ranges follow from what calibration saw.
     """
 
     folder: Path
     calibration: CalibrationSet | None = None
     dynamic_batch: bool = False
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES
 
     def calibration_for(self, spec: ExportSpec) -> CalibrationSet:
         """The calibration set.

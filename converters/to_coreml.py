@@ -56,7 +56,7 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     record: Quantization | None = None
     network: nn.Module
     if spec.precision is Precision.INT8:
-        quantized = quantize(graph, options.calibration_for(spec))
+        quantized = quantize(graph, options.calibration_for(spec), ranges=options.ranges)
         network, record, scale = PictureOutput(quantized.module), quantized.record, 1 / 255
     else:
         network, scale = ScaledPicture(graph), ScaledPicture.INPUT_SCALE

@@ -64,9 +64,10 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     model.drop_unused()
     model.rename(names, OUTPUT)
     if calibration is not None:
-        model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, OUTPUT)))
+        samples = feeds(calibration, baked=graph.baked)
+        model = TFLiteModel(quantize(model, samples, on_grid=(*names, OUTPUT), method=options.ranges))
         record = Quantization(
-            method=f"LiteRT static, int8, {SCHEME}, {RangeMethod.LEAST_SQUARES}",
+            method=f"LiteRT static, int8, {SCHEME}, {options.ranges}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
         )

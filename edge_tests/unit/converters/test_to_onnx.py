@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from torch import nn  # noqa: E402
 
 from converters.calibration import CalibrationSet  # noqa: E402
 from converters.graph import deployable, example_inputs  # noqa: E402
+from converters.ranges import RangeMethod  # noqa: E402
 from converters.request import ExportOptions, ExportSpec  # noqa: E402
 from converters.to_onnx import (  # noqa: E402
     REFERENCE,
     clamp_before_shuffle,
     draw_reference,
-    limit_scaling,
+    observe,
+    product_limits,
     prove_reference,
+    quantize_qdq,
     reference_io,
     to_onnx,
     trace,
@@ -355,16 +359,60 @@ def test_the_read_back_computes_what_the_file_says_whatever_the_hosts_instructio
     assert np.abs(run(int8, image, row) - run(int8, image, row, plain=True)).max() <= 2.01 / 255
 
 
-def test_limiting_the_styles_scaling_changes_no_picture(network, pictures, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def traced(network: Generator) -> onnx.ModelProto:
     graph = deployable(network)
-    model = trace(graph, example_inputs(graph, SIZE))
-    onnx.save(model, tmp_path / "before.onnx")
-    assert limit_scaling(model.graph) == 4  # one a decoder block
-    onnx.save(model, tmp_path / "after.onnx")
+    return trace(graph, example_inputs(graph, SIZE))
+
+
+def test_what_a_relu6_cuts_off_a_styles_product_changes_no_picture(traced, calibration, pictures, tmp_path) -> None:
+    limits = product_limits(traced, observe(traced, calibration))
+    assert len(limits) == 4  # one a decoder block
+    limited = copy.deepcopy(traced)
+    for name, ends in limits.items():
+        (reader,) = (node for node in limited.graph.node if name in node.input)
+        bounds = [f"{name}_low", f"{name}_high"]
+        limited.graph.initializer.extend(
+            numpy_helper.from_array(np.float32(end), bound) for end, bound in zip(ends, bounds, strict=True)
+        )
+        reader.input[list(reader.input).index(name)] = f"{name}_limited"
+        place = list(limited.graph.node).index(reader)
+        limited.graph.node.insert(place, onnx.helper.make_node("Clip", [name, *bounds], [f"{name}_limited"]))
+    onnx.save(traced, tmp_path / "before.onnx")
+    onnx.save(limited, tmp_path / "after.onnx")
     image = (pictures[:1].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
     for row in (*np.eye(3, dtype=np.float32), np.array([0.5, 0.2, 0.3], np.float32)):
         before, after = (run(tmp_path / name, image, row[None]) for name in ("before.onnx", "after.onnx"))
         assert np.abs(before - after).max() <= 1e-6
+
+
+def test_every_tensor_is_watched_and_holds_what_the_network_computes(traced, calibration) -> None:
+    found = observe(traced, calibration)
+    assert set(found) == {"image", "style", *(name for node in traced.graph.node for name in node.output)}
+    assert (found["style"].low, found["style"].high) == (0.0, 1.0)
+    assert found["image"].high == float(calibration.photos.max())
+    drawn = [run_model(traced, inputs) for inputs in calibration.tensors(baked=False)]
+    assert found["cartoon"].high == pytest.approx(max(float(picture.max()) for picture in drawn), abs=1e-6)
+    assert found["cartoon"].low == pytest.approx(min(float(picture.min()) for picture in drawn), abs=1e-6)
+
+
+def run_model(model: onnx.ModelProto, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, dict(zip(("image", "style"), (i.numpy() for i in inputs), strict=True)))[0]
+
+
+@pytest.mark.parametrize("ranges", list(RangeMethod))
+def test_the_saved_grids_are_those_of_the_chosen_ranges(traced, calibration, ranges) -> None:
+    """A quantizer that calibrated by itself would be found out: it knows min-max only."""
+    quantized, record = quantize_qdq(traced, calibration, ranges=ranges)
+    assert record.method.endswith(ranges)
+    observed, values = observe(traced, calibration), constants(quantized)
+    clips = [node for node in traced.graph.node if node.op_type == "Clip" and "cartoon" not in node.output]
+    assert len(clips) > 10
+    for clip in clips:  # the quantizer writes the values after a ReLU6 in place of those before it
+        low, high = observed[clip.output[0]].range(ranges)
+        scale = float(values[f"{clip.output[0]}_scale"])
+        assert scale == pytest.approx((high - low) / 255, rel=1e-5)
 
 
 def test_two_int8_exports_are_the_same_bytes(int8, network, calibration, tmp_path) -> None:
