@@ -110,10 +110,14 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         module: takes an NCHW picture and perhaps style weights, gives an NCHW picture.
         inputs: contiguous example inputs; their sizes become the file's.
     """
-    arguments = (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:])
+    return convert_as_is(ChannelsLast(module).eval(), (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:]))
+
+
+def convert_as_is(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """The float ``.tflite`` of a module in eval mode, its tensors in the order of axes that the module has."""
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
-        litert_torch.convert(ChannelsLast(module).eval(), arguments).export(str(path))
+        litert_torch.convert(module, inputs).export(str(path))
         return path.read_bytes()
 
 

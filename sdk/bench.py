@@ -9,7 +9,6 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +19,7 @@ from sdk.bundle import Artifact, Bundle
 from sdk.errors import UsageError, unknown_name
 from sdk.files import disk_trouble
 from sdk.host import Host, describe_host
-from sdk.latency import Latency, summarize
+from sdk.latency import Latency, summarize, timed_runs
 from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require
 from sdk.spec import Backend, Kind, Precision, Target
 from sdk.verify import pair_with_runtimes
@@ -286,15 +285,7 @@ class _Entry:
 
 
 def _runner_of(run: Callable[[], object]) -> Runner:
-    def runner(runs: int) -> list[float]:
-        taken = []
-        for _ in range(runs):
-            started = time.perf_counter()
-            run()
-            taken.append((time.perf_counter() - started) * 1e3)
-        return taken
-
-    return runner
+    return lambda runs: timed_runs(run, runs)
 
 
 def _check_counts(**counts: int) -> None:

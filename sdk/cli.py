@@ -1,7 +1,7 @@
 """The command line: ``python -m sdk`` and ``toonedge``.
 
 This file says what the commands are called and how their results look; the work is in the modules they import, each
-inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``train`` and
+inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``prune``, ``train`` and
 ``evaluate`` belong to other rooms: their arguments are handed on as they are.
 """
 
@@ -22,6 +22,7 @@ from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError, unknown_n
 if TYPE_CHECKING:
     from sdk.bench import Measurement
     from sdk.bundle import Artifact, Bundle
+    from sdk.profile import ArtifactProfile
     from sdk.stylize import Stylizer
     from sdk.verify import Verdict
 
@@ -31,6 +32,7 @@ DEFAULT_BUNDLE = Path("dist")
 #: Command to (module that is run, extra that it needs, what ``--help`` says).
 FORWARDED: dict[str, tuple[str, str, str]] = {
     "export": ("converters.export", "export", "Export a checkpoint to phone runtimes and prove each artifact."),
+    "prune": ("converters.prune", "export", "Prune a checkpoint step by step, with recovery."),
     "train": ("training.train", "train", "Train a generator."),
     "evaluate": ("training.evaluate", "train", "Judge a checkpoint on held-out photos."),
 }
@@ -141,12 +143,19 @@ def bench(
     json: _JsonOption = None,
     runtimes: _RuntimesOption = None,
     artifact: Annotated[list[str] | None, typer.Option(help="Only this artifact; repeatable.")] = None,
+    profile: Annotated[bool, typer.Option("--profile", help="Time every operator instead of the whole.")] = False,
 ) -> None:
-    """Time every artifact on this host: latency, load time and memory (never a phone's)."""
+    """Time every artifact on this host: latency, load time and memory (never a phone's).
+
+    With --profile: what each operator takes, by the runtime's own profiler, over rounds x runs runs.
+    """
     from sdk.bench import bench as run_bench
     from sdk.report import write_bench_json
 
     _check_json(json)
+    if profile:
+        _bench_operators(bundle, _names(runtimes), artifact, threads, runs * rounds, warm_up, json)
+        return
     report = run_bench(
         bundle,
         runtimes=_names(runtimes),
@@ -165,6 +174,48 @@ def bench(
             console.say(f"not timed: {measurement.file} ({measurement.runtime}): {measurement.reason}")
 
 
+def _bench_operators(  # noqa: PLR0917 - the options of ``bench``, in its order
+    bundle: Path,
+    runtimes: list[str] | None,
+    artifacts: list[str] | None,
+    threads: int,
+    runs: int,
+    warm_up: int,
+    json: Path | None,
+) -> None:
+    from sdk.profile import profile as run_profile
+    from sdk.report import write_profile_json
+
+    made = run_profile(bundle, runtimes=runtimes, artifacts=artifacts, threads=threads, runs=runs, warm_up=warm_up)
+    if json is not None:
+        write_profile_json(made, json)
+    console.say(f"{made.host.cpu} ({', '.join(made.host.isa) or 'no extensions known'}), {threads} threads")
+    for one in made.profiles:
+        if one.latency_ms is not None:
+            _show_profile(one)
+    for one in made.profiles:
+        if one.reason:
+            console.say(f"not profiled: {one.file} ({one.runtime}): {one.reason}")
+
+
+def _show_profile(profile: ArtifactProfile) -> None:
+    from sdk.report.profile_ import dearest, extents
+
+    assert profile.latency_ms is not None
+    console.say(f"\n{profile.file} ({profile.runtime}): p50 {profile.latency_ms.p50:.2f} ms bare")
+    rows = [[kind.kind, str(kind.count), f"{kind.ms:.3f}", f"{kind.share:.1%}"] for kind in profile.kinds]
+    for name, ms in (("outside operators", profile.outside_ms), ("whole run, profiled", profile.profiled_ms)):
+        assert ms is not None
+        assert profile.profiled_ms is not None
+        rows.append([name, "", f"{ms:.3f}", f"{ms / profile.profiled_ms:.1%}"])
+    console.table(_KIND_COLUMNS, rows, right=_KIND_COLUMNS[1:])
+    console.say()
+    top = [
+        [one.name, extents(one), one.delegate or "no", f"{one.ms:.3f}", f"{one.share:.1%}"] for one in dearest(profile)
+    ]
+    console.table(_OPERATOR_COLUMNS, top, right=_OPERATOR_COLUMNS[3:])
+
+
 @app.command()
 def report(
     file: Annotated[Path, typer.Argument(help="The JSON that verify or bench wrote.", metavar="REPORT.json")],
@@ -173,11 +224,15 @@ def report(
     """Show a report as a Markdown table."""
     from sdk.bench import BenchReport
     from sdk.files import write_atomically
-    from sdk.report import bench_markdown_text, markdown_text
+    from sdk.profile import ProfileReport
+    from sdk.report import bench_markdown_text, markdown_text, profile_markdown_text
     from sdk.report.read import read_json
 
     content = read_json(file)
-    text = bench_markdown_text(content) if isinstance(content, BenchReport) else markdown_text(content)
+    if isinstance(content, BenchReport):
+        text = bench_markdown_text(content)
+    else:
+        text = profile_markdown_text(content) if isinstance(content, ProfileReport) else markdown_text(content)
     if out is None:
         sys.stdout.write(text)
     else:
@@ -483,6 +538,8 @@ def _places(files: Sequence[Path], labels: Sequence[str], out: Path | None) -> d
 
 _VERDICT_COLUMNS = ("verdict", "artifact", "runtime", "SSIM", "worst", "max-abs", "p50 ms")
 _BENCH_COLUMNS = ("artifact", "runtime", "p50 ms", "p90 ms", "min ms", "load ms", "RSS MB", "bytes")
+_KIND_COLUMNS = ("kind", "operators", "ms", "share")
+_OPERATOR_COLUMNS = ("operator", "output", "in delegate", "ms", "share")
 _INFO_COLUMNS = ("artifact", "target", "precision", "style", "size", "bytes", "delegates")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 import subprocess
@@ -110,6 +111,12 @@ def isa_names(cpuinfo: Mapping[str, str]) -> tuple[str, ...]:
     names = [name for flag, name in _ISA.items() if flag in flags]
     names += [name for key, name in _SYSCTL_ISA.items() if cpuinfo.get(key) == "1"]
     return tuple(dict.fromkeys(names))
+
+
+@functools.cache
+def host_isa() -> tuple[str, ...]:
+    """``Host.isa`` of this machine; empty where the system does not say (Windows)."""
+    return isa_names(_read_cpuinfo())
 
 
 def parse_cpuinfo(text: str) -> dict[str, str]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sdk.errors import UsageError
@@ -24,6 +25,16 @@ class Latency:
     min: float
     n: int
     threads: int
+
+
+def timed_runs(run: Callable[[], object], runs: int) -> list[float]:
+    """Calls ``run`` that many times; the wall-clock milliseconds of each."""
+    taken = []
+    for _ in range(runs):
+        started = time.perf_counter()
+        run()
+        taken.append((time.perf_counter() - started) * 1e3)
+    return taken
 
 
 def summarize(runs_ms: Sequence[float], *, threads: int) -> Latency:

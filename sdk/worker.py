@@ -29,7 +29,7 @@ from sdk.bundle import io_from_json
 from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError
 from sdk.metrics import max_abs, psnr_db, ssim
 from sdk.runtimes import resolve
-from sdk.runtimes.base import Session
+from sdk.runtimes.base import OperatorRuns, ProfiledRuns, Profiler, Session
 from sdk.spec import IOSpec, Kind, Layout
 
 #: Seconds until a worker that does not answer is ended.
@@ -132,9 +132,46 @@ class Worker:
         return {name: [float("nan") if v is None else float(v) for v in values] for name, values in answer.items()}
 
     def time(self, photos: Path, weights: list[float] | None, *, runs: int) -> list[float]:
-        """Times ``runs`` bare runs (no encoding, no decoding), going round the photos; milliseconds each."""
+        """Times ``runs`` bare runs (no encoding, no decoding), going round the photos; milliseconds each.
+
+        Args:
+            photos: ``.npy`` file of ``N x H x W x 3`` float32 in [0, 1]; for a file that takes a matrix (layout ``NS``:
+                a matrix product, what a network is held against) the matrix itself.
+            weights: the style's, if the artifact takes any.
+        """
         answer = self._call("time", photos=str(photos), weights=weights, runs=runs)
         return [float(value) for value in answer["run_ms"]]
+
+    def profile(
+        self,
+        runtime: str,
+        path: Path,
+        io: IOSpec,
+        photos: Path,
+        weights: list[float] | None,
+        *,
+        runs: int,
+        warm_up: int,
+    ) -> ProfiledRuns:
+        """Loads the artifact once more, with the runtime's profiler on, and runs it on the first photos.
+
+        Args:
+            runtime: ``module:class`` of a ``sdk.runtimes.base.Profiler``.
+        """
+        answer = self._call(
+            "profile", runtime=runtime, path=str(path.absolute()), io=asdict(io), threads=self.threads,
+            photos=str(photos), weights=weights, runs=runs, warm_up=warm_up,
+        )  # fmt: skip
+        operators = tuple(
+            OperatorRuns(
+                name=one["name"],
+                runs_ms=tuple(one["runs_ms"]),
+                delegate=one["delegate"],
+                output=None if one["output"] is None else tuple(one["output"]),
+            )
+            for one in answer["operators"]
+        )
+        return ProfiledRuns(run_ms=tuple(answer["run_ms"]), operators=operators)
 
     def peak_rss_bytes(self) -> int:
         """The largest resident memory of the process so far: interpreter, runtime, weights, activations, pictures."""
@@ -248,14 +285,44 @@ class _Task:
         return figures
 
     def time(self, photos: str, weights: list[float] | None, runs: int) -> dict[str, Any]:
+        clock = _Clock()
+        if self.session.io.image.layout is Layout.NS:
+            matrix = np.load(photos)  # in memory: a mapped file is read-only, and ExecuTorch would copy it in every run
+            for _ in range(runs):
+                clock(lambda: self.session.run(matrix))
+            return {"run_ms": clock.runs_ms}
         style = None if weights is None else np.asarray(weights, np.float32)
         inputs = np.load(photos, mmap_mode="r")
-        clock = _Clock()
         batch = self.session.io.image.shape[0] or 1
         while len(clock.runs_ms) < runs:
             start = len(clock.runs_ms) * batch % (len(inputs) - len(inputs) % batch)
             self.session.stylize(inputs[start : start + batch], style, clock=clock)
         return {"run_ms": clock.runs_ms}
+
+    def profile(
+        self,
+        *,
+        runtime: str,
+        path: str,
+        io: dict[str, Any],
+        threads: int,
+        photos: str,
+        weights: list[float] | None,
+        runs: int,
+        warm_up: int,
+    ) -> dict[str, Any]:
+        executor = resolve(runtime)
+        if not isinstance(executor, Profiler):
+            raise UsageError(f"the runtime {runtime!r} has no profiler")
+        spec = io_from_json(io)
+        batch = spec.image.shape[0] or 1
+        image = np.ascontiguousarray(spec.image.encode(np.load(photos)[:batch]))
+        style = None
+        if weights is not None and spec.style is not None:
+            rows = np.broadcast_to(np.asarray(weights, np.float32), (batch, len(weights)))
+            style = np.ascontiguousarray(spec.style.encode(rows))
+        seen = executor.profile(Path(path), spec, image, style, threads=threads, warm_up=warm_up, runs=runs)
+        return asdict(seen)
 
     def memory(self) -> dict[str, Any]:
         return {"peak_rss_bytes": peak_rss_bytes()}

@@ -13,14 +13,17 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 from sdk.bench import BenchReport
 from sdk.errors import UsageError
 from sdk.files import disk_trouble
+from sdk.profile import ProfileReport
 from sdk.report.json_ import SCHEMA
 from sdk.verify import Report
 
 _T = TypeVar("_T")
 
 
-def read_json(path: Path) -> Report | BenchReport:
-    """What ``write_json`` or ``write_bench_json`` wrote. Fields this version does not know are passed over.
+def read_json(path: Path) -> Report | BenchReport | ProfileReport:
+    """What ``write_json``, ``write_bench_json`` or ``write_profile_json`` wrote.
+
+    Fields this version does not know are passed over.
 
     A ``null`` where a number must stand is NaN: a figure that was not finite.
 
@@ -28,6 +31,31 @@ def read_json(path: Path) -> Report | BenchReport:
         UsageError: one sentence, for a file that is missing, not JSON, of another schema, or lacks a field; names it.
         FileTroubleError: when it cannot be read.
     """
+    content = _read(path, SCHEMA)
+    try:
+        if "profiles" in content:
+            return _object(ProfileReport, content, "")
+        if "rounds" in content:
+            return _object(BenchReport, content, "")
+        return _object(Report, content, "")
+    except _MismatchError as error:
+        raise UsageError(f"the report {str(path)!r}: {error}: write it again with verify or bench.") from error
+
+
+def read_as(kind: type[_T], path: Path, *, schema: int = SCHEMA) -> _T:
+    """A JSON file with a ``schema`` and the fields of a frozen dataclass, as that class; other fields are passed over.
+
+    Raises:
+        UsageError: as ``read_json``.
+        FileTroubleError: when it cannot be read.
+    """
+    try:
+        return _object(kind, _read(path, schema), "")
+    except _MismatchError as error:
+        raise UsageError(f"the report {str(path)!r}: {error}: write it again.") from error
+
+
+def _read(path: Path, schema: int) -> dict[str, Any]:
     if not path.is_file():
         raise UsageError(f"the report {str(path)!r} does not exist: write one with verify --json or bench --json.")
     with disk_trouble("read", path):
@@ -36,15 +64,10 @@ def read_json(path: Path) -> Report | BenchReport:
         content = json.loads(data.decode())
     except (ValueError, RecursionError) as error:
         raise UsageError(f"the report {str(path)!r} is not JSON ({error}): write it again.") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
+    if not isinstance(content, dict) or content.get("schema") != schema:
         have = content.get("schema") if isinstance(content, dict) else None
-        raise UsageError(f"{str(path)!r} is not a report of schema {SCHEMA} (it says {have!r}): write it again.")
-    try:
-        if "rounds" in content:
-            return _object(BenchReport, content, "")
-        return _object(Report, content, "")
-    except _MismatchError as error:
-        raise UsageError(f"the report {str(path)!r}: {error}: write it again with verify or bench.") from error
+        raise UsageError(f"{str(path)!r} is not a report of schema {schema} (it says {have!r}): write it again.")
+    return content
 
 
 class _MismatchError(Exception):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import TracebackType
-from typing import ClassVar, Protocol, Self
+from typing import ClassVar, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -160,6 +160,63 @@ class Runtime(Protocol):
         Raises:
             MissingRuntimeError: when the runtime is not available here; names the extra.
             UsageError: when the file cannot be loaded or does not have the inputs and outputs ``io`` states.
+        """
+
+
+@dataclass(frozen=True, kw_only=True)
+class OperatorRuns:
+    """One operator of a loaded artifact and what each run took.
+
+    Attributes:
+        name: as the runtime calls it, e.g. ``"Conv node_conv2d_59"``, ``"Fully Connected (NC, F32) GEMM #4"``.
+        runs_ms: milliseconds, one for each counted run.
+        delegate: the delegate it ran in (``"XNNPACK"``); ``None`` for an operator of the runtime itself.
+        output: extents of its first output as the runtime lays them out; ``None`` when the runtime does not say.
+    """
+
+    name: str
+    runs_ms: tuple[float, ...]
+    delegate: str | None = None
+    output: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfiledRuns:
+    """What a runtime's own profiler saw in some runs.
+
+    Attributes:
+        run_ms: wall-clock time of each counted run with the profiler on, milliseconds.
+        operators: in the order in which they run; all have one time for each run of ``run_ms``.
+    """
+
+    run_ms: tuple[float, ...]
+    operators: tuple[OperatorRuns, ...]
+
+
+@runtime_checkable
+class Profiler(Protocol):
+    """A runtime that can say what each operator takes, inside its delegate too."""
+
+    def profile(
+        self,
+        path: Path,
+        io: IOSpec,
+        image: np.ndarray,
+        style: np.ndarray | None,
+        *,
+        threads: int,
+        warm_up: int,
+        runs: int,
+    ) -> ProfiledRuns:
+        """Loads an artifact with the profiler on and runs it ``warm_up + runs`` times; the first do not count.
+
+        Args:
+            path, io, threads: as for ``Runtime.load``.
+            image, style: encoded and contiguous, as ``Session.run`` takes them.
+
+        Raises:
+            MissingRuntimeError: when this build of the runtime has no profiler; names the build.
+            UsageError: as ``Runtime.load``.
         """
 
 
