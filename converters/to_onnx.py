@@ -5,11 +5,12 @@ Files are opset 18 in IR version 8, which ONNX Runtime 1.14 (February 2023) and 
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import copy
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +26,15 @@ from converters.equalize import equalize
 from converters.graph import DeployGraph, example_inputs, require_int8
 from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
-from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec, check_layers
 from sdk.bundle import Artifact, Quantization, Reference, hash_path, size_of
 from sdk.errors import GateError, UsageError
 from sdk.files import write_atomically
 from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
 from training.checkpoint import Checkpoint
 
+#: Where torch's exporter notes the modules a node is from: a list of paths, outermost first, as Python writes it.
+_SCOPES = "pkg.torch.onnx.name_scopes"
 OPSET = 18
 IR_VERSION = 8
 REFERENCE = "reference.onnx"
@@ -191,7 +194,9 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         require_int8(graph)
         calibration = options.calibration_for(spec)
         model = trace(equalize(graph, calibration), example_inputs(graph, spec.size))
-        model, quantization = quantize_qdq(model, calibration, ranges=options.ranges)
+        model, quantization = quantize_qdq(
+            model, calibration, ranges=options.ranges, float_layers=check_layers(graph, options.float_layers)
+        )
     else:
         model = trace(graph, example_inputs(graph, spec.size))
         if not transpose_tail(model.graph):
@@ -262,7 +267,11 @@ def clamp_before_shuffle(graph: onnx.GraphProto) -> bool:
 
 
 def quantize_qdq(
-    model: onnx.ModelProto, calibration: CalibrationSet, *, ranges: RangeMethod = RangeMethod.LEAST_SQUARES
+    model: onnx.ModelProto,
+    calibration: CalibrationSet,
+    *,
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
+    float_layers: Collection[str] = (),
 ) -> tuple[onnx.ModelProto, Quantization]:
     """Static int8 by ONNX Runtime's quantizer, as QuantizeLinear / DequantizeLinear pairs.
 
@@ -286,9 +295,11 @@ def quantize_qdq(
         model: a float32 model with inputs ``image`` and, unless baked, ``style``; traced from an equalized graph.
         calibration: photos and styles.
         ranges: how ranges follow from what they give.
+        float_layers: module paths whose nodes stay in float.
     """
     model = copy.deepcopy(model)
-    picture = _drop_last_clip(model.graph)
+    excluded = nodes_of(model.graph, float_layers)
+    picture = _drop_last_clip(model.graph, excluded)
     observed = observe(model, calibration)
     limits = product_limits(model, observed)
     borders = [INPUTS[0], *([picture] if picture else [])]
@@ -318,6 +329,7 @@ def quantize_qdq(
             activation_type=ortq.QuantType.QUInt8,
             weight_type=ortq.QuantType.QInt8,
             calibrate_method=ortq.CalibrationMethod.MinMax,
+            nodes_to_exclude=excluded,
             calibration_cache_path=cache,
             extra_options={"TensorQuantOverrides": {name: [dict(grid)] for name in borders}},
         )
@@ -326,7 +338,30 @@ def quantize_qdq(
         method=f"onnxruntime static QDQ, int8, {SCHEME}, {ranges}",
         calibration_sha256=calibration.sha256,
         calibration_images=len(calibration),
+        float_layers=tuple(sorted(float_layers)),
     )
+
+
+def nodes_of(graph: onnx.GraphProto, layers: Collection[str]) -> list[str]:
+    """Names of the nodes that were traced from these modules or from parts of them.
+
+    Args:
+        graph: as ``trace`` made it: each node says which modules it is from.
+        layers: module paths.
+
+    Raises:
+        ValueError: a layer without a node.
+    """
+    scopes = {
+        node.name: ast.literal_eval(entry.value)
+        for node in graph.node
+        for entry in node.metadata_props
+        if entry.key == _SCOPES
+    }
+    for layer in layers:
+        if not any(layer in scope for scope in scopes.values()):
+            raise ValueError(f"no node of the ONNX graph says that it is from the layer {layer!r}.")
+    return [name for name, scope in scopes.items() if any(layer in scope for layer in layers)]
 
 
 def observe(model: onnx.ModelProto, calibration: CalibrationSet) -> dict[str, Observed]:
@@ -362,20 +397,23 @@ def observe(model: onnx.ModelProto, calibration: CalibrationSet) -> dict[str, Ob
     return found
 
 
-def _drop_last_clip(graph: onnx.GraphProto) -> str | None:
+def _drop_last_clip(graph: onnx.GraphProto, in_float: Collection[str] = ()) -> str | None:
     """Removes a clamp of the result to [0, 1]; returns the tensor before it whose 8-bit grid takes its place.
 
-    ``None`` when the graph does not end in such a clamp.
+    ``None`` when the graph does not end in such a clamp, or the node that makes the picture is one of ``in_float``.
     """
     makers = {output: node for node in graph.node for output in node.output}
     clip = makers[OUTPUT]
     if clip.op_type != "Clip" or [float(_constant(graph, name)) for name in clip.input[1:]] != [0.0, 1.0]:
         return None
     last = makers[clip.input[0]]
+    # A shuffle only moves values: the grid belongs to what it moves.
+    shuffled = last.input[0] if last.op_type == "DepthToSpace" else None
+    if makers[shuffled or clip.input[0]].name in in_float:
+        return None
     graph.node.remove(clip)
     last.output[0] = OUTPUT
-    # A shuffle only moves values: the grid belongs to what it moves.
-    return last.input[0] if last.op_type == "DepthToSpace" else OUTPUT
+    return shuffled or OUTPUT
 
 
 def product_limits(model: onnx.ModelProto, observed: Mapping[str, Observed]) -> dict[str, tuple[float, float]]:
