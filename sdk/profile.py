@@ -27,9 +27,10 @@ from sdk.spec import Precision, Target
 from sdk.verify import pair_with_runtimes
 from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
 
-#: Kind to the words by which the names of its operators are known, in the runtimes' own spelling; the first that
-#: fits counts. Layout comes before convolution, because ONNX Runtime's "ReorderInput" has none of its own words.
+#: Kind to the words by which its operators are known, in the runtimes' own spelling; the first row that fits counts,
+#: so what has a word of another row in its name ("Convert") comes before that row.
 KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    ("quantize or dequantize", ("QuantizeLinear", "DequantizeLinear", "Convert", "QUANTIZE")),
     ("depthwise convolution", ("DWConv", "DepthwiseConv")),
     ("1x1 convolution or matrix product", ("Fully Connected", "MatMul", "Gemm", "Batch Matrix", "FULLY_CONNECTED")),
     ("convolution", ("Conv", "CONV")),
@@ -38,8 +39,9 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Transpose", "Reorder", "DepthToSpace", "SpaceToDepth", "Depth To Space", "Reshape", "Unsqueeze", "Squeeze",
         "Concat", "Split", "Slice", "Pad", "Copy", "TRANSPOSE", "DEPTH_TO_SPACE", "RESHAPE",
     )),
-    ("quantize or dequantize", ("QuantizeLinear", "Convert", "QUANTIZE")),
-    ("elementwise", ("Add", "Mul", "Sub", "Div", "Clip", "Clamp", "Relu", "Sigmoid", "HardSwish", "ADD", "MUL")),
+    ("elementwise", (
+        "Add", "Mul", "Sub", "Div", "Clip", "Clamp", "Relu", "Sigmoid", "HardSwish", "ADD", "MUL", "RELU",
+    )),
 )  # fmt: skip
 OTHER = "other"
 
@@ -265,8 +267,12 @@ def summarize_runs(described: ArtifactProfile, seen: ProfiledRuns, latency: Late
 
 
 def kind_of(name: str) -> str:
-    """The kind of an operator by its runtime's name for it: a row of ``KINDS``, or ``OTHER``."""
-    return next((kind for kind, words in KINDS if any(word in name for word in words)), OTHER)
+    """The kind of an operator by its runtime's name for it: a row of ``KINDS``, or ``OTHER``.
+
+    The last word says which one it is (``node_conv2d_59``, ``#4``) and not what it does.
+    """
+    operator = name.rpartition(" ")[0] or name
+    return next((kind for kind, words in KINDS if any(word in operator for word in words)), OTHER)
 
 
 def group(operators: Sequence[OperatorTime]) -> tuple[KindTime, ...]:

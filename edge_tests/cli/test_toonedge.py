@@ -111,7 +111,7 @@ HEAVY = {
         ("import sdk", set()),
         ("import sdk.cli", {"typer"}),
         ("import sdk; sdk.load, sdk.Stylizer, sdk.read_photo, sdk.resize, sdk.Bundle", {"numpy", "PIL"}),
-        ("import sdk.verify, sdk.bench, sdk.report.read, sdk.sheet", {"numpy", "PIL"}),
+        ("import sdk.verify, sdk.bench, sdk.profile, sdk.report.read, sdk.sheet", {"numpy", "PIL"}),
     ],
 )
 def test_nothing_heavy_is_imported_before_it_is_needed(code, allowed):
@@ -545,6 +545,24 @@ def test_bench_times_the_artifact_and_report_shows_it(toonedge, toy_bundle, tmp_
     assert shown.code == 0
     assert shown.out.startswith("# toy: latency on this host")
     assert f"| `{toy_bundle.artifacts[0].file}` | onnxruntime |" in shown.out
+
+
+def test_bench_profile_shows_kinds_and_operators_and_report_shows_its_json(toonedge, toy_bundle, tmp_path):
+    file = tmp_path / "profile.json"
+    counts = ("--runs", "3", "--rounds", "2", "--warm-up", "1", "--threads", "1")
+    result = toonedge("bench", toy_bundle.folder, "--profile", *counts, "--json", file)
+    assert result.code == 0
+    assert toy_bundle.artifacts[0].file in result.out
+    lines = result.out.splitlines()
+    assert any(line.startswith("elementwise") for line in lines)
+    assert any(line.startswith("outside operators") for line in lines)
+    assert any(line.startswith("Mul ") for line in lines)
+    content = json.loads(file.read_text())
+    assert content["runs"] == 6
+    assert {"name", "kind", "ms", "share", "delegate", "output"} == set(content["profiles"][0]["operators"][0])
+    shown = toonedge("report", file)
+    assert shown.code == 0
+    assert shown.out.startswith("# toy: where the time goes on this host")
 
 
 def test_report_shows_a_verification_as_markdown(toonedge, toy_bundle, photos, tmp_path):
