@@ -8,6 +8,8 @@ PY := $(VENV)/bin/python
 STAMP := $(VENV)/.installed
 DIST ?= dist
 PHOTOS ?= edge_tests/photos/test
+# More options of the benchmark, e.g. BENCH="--parent parent.safetensors --check".
+BENCH ?=
 # Test files that run at the same time.
 JOBS ?= 2
 
@@ -46,8 +48,10 @@ format: $(STAMP)  ## let ruff rewrite the sources
 	$(VENV)/bin/ruff check --fix .
 	$(VENV)/bin/ruff format .
 
-bench: $(STAMP)  ## latency of every artifact in dist/ against fast-neural-style, interleaved
-	$(PY) -m converters.peers $(DIST)
+bench: $(STAMP)  ## dist/ against the usual architectures and the runtimes' own peak, interleaved, into dist-report/bench/
+	@test -f $(DIST)/manifest.json || $(MAKE) --no-print-directory demo
+	$(PY) -m converters.benchmark $(DIST) --out $(DIST)-report/bench \
+	  $$(test -f $(DIST)-report/report.json && echo --report $(DIST)-report/report.json) $(BENCH)
 
 apps:  ## checks of the phone apps
 	@for app in android_demo ios_demo; do \

@@ -18,6 +18,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import nn
 
+from converters.bias import correct_bias
 from converters.calibration import DEFAULT_PHOTOS, CalibrationSet, load_calibration
 from converters.equalize import equalize
 from converters.graph import DeployGraph, deployable
@@ -58,11 +59,14 @@ def stock(graph: DeployGraph, calibration: CalibrationSet) -> nn.Module:
     return module
 
 
-def own(ranges: RangeMethod, *, equalized: bool) -> Callable[[DeployGraph, CalibrationSet], nn.Module]:
-    """Our quantizer, with ranges taken after the activation."""
+def own(
+    ranges: RangeMethod, *, equalized: bool, corrected: bool = False
+) -> Callable[[DeployGraph, CalibrationSet], nn.Module]:
+    """Our quantizer, with ranges taken after the activation; ``corrected``: biases as well (``converters.bias``)."""
 
     def quantize(graph: DeployGraph, calibration: CalibrationSet) -> nn.Module:
         prepared = equalize(graph, calibration) if equalized else graph
+        prepared = correct_bias(prepared, calibration, ranges=ranges) if corrected else prepared
         return quantize_module(prepared, calibration.tensors(baked=graph.baked), ranges=ranges)
 
     return quantize
@@ -74,6 +78,8 @@ WAYS: dict[str, Callable[[DeployGraph, CalibrationSet], nn.Module]] = {
     "+ equalization, min-max": own(RangeMethod.MIN_MAX, equalized=True),
     "least squares without equalization": own(RangeMethod.LEAST_SQUARES, equalized=False),
     "equalization and least squares": own(RangeMethod.LEAST_SQUARES, equalized=True),
+    "equalization and percentile": own(RangeMethod.PERCENTILE, equalized=True),
+    "equalization, least squares, bias correction": own(RangeMethod.LEAST_SQUARES, equalized=True, corrected=True),
 }
 
 

@@ -83,7 +83,8 @@ def model_card(
             assert artifact.quantization is not None
             if artifact.quantization.float_layers:
                 kept = ", ".join(f"`{layer}`" for layer in artifact.quantization.float_layers)
-                lines.append(f"* `{artifact.file}` keeps in float: {kept}.")
+                share = f"{artifact.quantization.float_macs:.1%} of the multiply-accumulates"
+                lines.append(f"* `{artifact.file}` keeps in float: {kept} ({share}).")
     if provenance:
         lines += ["", "## How it was made", "", *(f"* {line}" for line in provenance)]
     if reference.pictures:

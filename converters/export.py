@@ -23,8 +23,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from converters.plan import Plan, make_plan
+from converters.plan import AUTO, NONE, Plan, make_plan
 from converters.produce import Result, Status, produce
+from converters.ranges import RangeMethod
 from converters.registry import ALL, backend_help, precision_help, target_help
 from sdk import console
 from sdk.bundle import MANIFEST, Artifact, Bundle, BundleWriter, ReferencePicture, hash_path
@@ -98,6 +99,8 @@ def export(
     dynamic_batch: bool = False,
     seed: int = 0,
     jobs: int = DEFAULT_JOBS,
+    ranges: str = RangeMethod.LEAST_SQUARES,
+    float_layers: str | Sequence[str] = AUTO,
     progress: Callable[[Result], None] | None = None,
 ) -> ExportResult:
     """Exports a checkpoint and proves every artifact; adds to the bundle in ``out`` when it is of the same checkpoint.
@@ -116,6 +119,10 @@ def export(
         dynamic_batch: any batch size, for the targets that can.
         seed: of the order of the calibration photos.
         jobs: converter processes at a time.
+        ranges: how int8 ranges follow from what calibration saw (``converters.ranges.RangeMethod``).
+        float_layers: what int8 leaves in float: module paths of the deployed graph, ``none``, or ``auto``: the few
+            layers it needs to meet its gate on calibration photos, which are none when it does without
+            (``converters.sensitivity``).
         progress: called with each result as it comes.
 
     Returns:
@@ -142,6 +149,8 @@ def export(
         dynamic_batch=dynamic_batch,
         seed=seed,
         jobs=jobs,
+        ranges=ranges,
+        float_layers=_names(float_layers),
     )
     with BundleWriter(plan.out, plan.model) as writer:
         max_abs = _write_reference(plan, writer)
@@ -306,6 +315,16 @@ def command(
     ] = False,
     seed: Annotated[int, typer.Option(help="Of the order of the calibration photos.")] = 0,
     jobs: Annotated[int, typer.Option(help="Converter processes at a time.")] = DEFAULT_JOBS,
+    ranges: Annotated[
+        str, typer.Option(help=f"How int8 ranges follow from what calibration saw: {', '.join(RangeMethod)}.")
+    ] = RangeMethod.LEAST_SQUARES.value,
+    float_layers: Annotated[
+        list[str] | None,
+        typer.Option(
+            help=f"A layer that int8 leaves in float; repeatable. '{AUTO}': the few that it needs to meet its gate; "
+            f"'{NONE}'.  [default: {AUTO}]"
+        ),
+    ] = None,
 ) -> None:
     """Export a checkpoint to phone runtimes and prove each artifact; exit 1 when one fails its gate."""
     with console.progress(None, "exporting") as step:
@@ -328,6 +347,8 @@ def command(
             dynamic_batch=dynamic_batch,
             seed=seed,
             jobs=jobs,
+            ranges=ranges,
+            float_layers=float_layers or AUTO,
             progress=show,
         )
     console.say(result.explain())

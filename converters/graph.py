@@ -17,7 +17,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sdk.errors import GateError, UsageError
 from sdk.spec import Precision, check_size
-from training.models.generator import Generator
+from training.models.generator import Generator, Tail
 from training.models.norm import EPSILON, ConditionalNorm2d, Statistics
 
 #: Largest difference a fold may make, before the clamp, on pictures in [0, 1]: float32 rounding and nothing more.
@@ -192,6 +192,8 @@ def deployable(generator: Generator, *, style: np.ndarray | None = None) -> Depl
     with torch.no_grad():
         for conv, path, norm in _norms(network):
             _replace(network, path, _folded(conv, norm, weights))
+    if isinstance(network.tail, Tail):
+        network.tail = network.tail.plain().requires_grad_(False)
     for module in network.modules():
         if isinstance(getattr(module, "inplace", None), bool):
             module.inplace = False  # type: ignore[assignment]

@@ -9,6 +9,7 @@ can write to.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import pickle
 import queue
@@ -23,12 +24,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, ClassVar
 
+from converters.ranges import RangeMethod
 from sdk.bundle import Artifact, disk_error
 from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import trouble
 from sdk.spec import Precision
 
 if TYPE_CHECKING:
+    from converters.calibration import CalibrationSet
+    from converters.graph import DeployGraph
     from converters.request import ExportSpec
 
 #: Seconds one conversion may take.
@@ -48,6 +52,9 @@ class Job:
         calibration: a folder of photos; ``None`` when no spec is int8.
         dynamic_batch: for the files that can have it.
         seed: of the order of the calibration photos.
+        ranges: how int8 ranges follow from what calibration saw.
+        float_layers: module paths that int8 leaves in float; ``None``: as few as the gate needs.
+        min_ssim: the caller's own bar for the worst photo, which the choice of float layers heeds as well.
     """
 
     checkpoint: Path
@@ -58,6 +65,9 @@ class Job:
     calibration: Path | None = None
     dynamic_batch: bool = False
     seed: int = 0
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES
+    float_layers: tuple[str, ...] | None = ()
+    min_ssim: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,8 +91,8 @@ class Conversion:
 
 def run_job(job: Job) -> Iterator[Conversion]:
     """Converts everything in a job, here and now; a failure of one spec does not keep the next from being tried."""
-    from converters.calibration import CalibrationSet, load_calibration
-    from converters.graph import DeployGraph, deployable, prove_fold
+    from converters.calibration import load_calibration
+    from converters.graph import deployable, prove_fold
     from converters.registry import row_for
     from converters.request import ExportOptions
     from sdk.spec import style_weights
@@ -99,6 +109,7 @@ def run_job(job: Job) -> Iterator[Conversion]:
     # One graph a style and one calibration set a style and size, whatever the number of precisions.
     graphs: dict[str | None, DeployGraph] = {}
     sets: dict[tuple[str | None, tuple[int, int]], CalibrationSet] = {}
+    in_float: dict[tuple[str | None, tuple[int, int]], FloatLayers] = {}
     for spec in job.specs:
         started = time.perf_counter()
         artifact, failure, problem = None, "", None
@@ -113,13 +124,21 @@ def run_job(job: Job) -> Iterator[Conversion]:
                 sets[key] = load_calibration(
                     job.calibration, size=spec.size, styles=len(spec.styles), style=weights, seed=job.seed
                 )
+            if key in sets and key not in in_float:
+                in_float[key] = _float_layers(job, graphs[spec.style], sets[key], spec)
             row = row_for(spec.target, spec.backend)
+            kept = in_float[key] if spec.precision is Precision.INT8 and key in in_float else FloatLayers()
             options = ExportOptions(
                 folder=job.folder,
                 calibration=sets.get(key) if spec.precision is Precision.INT8 else None,
                 dynamic_batch=job.dynamic_batch and row.dynamic_batch,
+                ranges=job.ranges,
+                float_layers=kept.layers,
             )
             artifact = row.load()(graphs[spec.style], spec, options)
+            if artifact.quantization is not None:
+                quantization = dataclasses.replace(artifact.quantization, float_macs=kept.macs)
+                artifact = dataclasses.replace(artifact, quantization=quantization)
         except ToonEdgeError as error:
             failure, problem = str(error), error
         except Exception as error:  # noqa: BLE001 - whatever a tool throws is this artifact's failure, and is said
@@ -129,6 +148,31 @@ def run_job(job: Job) -> Iterator[Conversion]:
         yield Conversion(
             spec=spec, artifact=artifact, failure=failure, error=problem, seconds=time.perf_counter() - started
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FloatLayers:
+    """Layers that int8 leaves in float, and their share of the multiply-accumulates."""
+
+    layers: tuple[str, ...] = ()
+    macs: float = 0.0
+
+
+def _float_layers(job: Job, graph: DeployGraph, calibration: CalibrationSet, spec: ExportSpec) -> FloatLayers:
+    """What the job names, or what the gate of the artifact needs."""
+    from converters.request import check_layers
+    from converters.sensitivity import choose_float_layers, count_layer_macs, share_of_macs
+    from sdk.verify import gate_for
+
+    if job.float_layers is None:
+        gate = gate_for(spec.precision, spec.style)
+        if job.min_ssim is not None:
+            gate = dataclasses.replace(gate, ssim_worst=max(gate.ssim_worst or 0.0, job.min_ssim))
+        choice = choose_float_layers(graph, calibration, gate, ranges=job.ranges)
+        return FloatLayers(layers=choice.layers, macs=choice.macs)
+    layers = check_layers(graph, job.float_layers)
+    macs = share_of_macs(count_layer_macs(graph, spec.size), layers) if layers else 0.0
+    return FloatLayers(layers=layers, macs=macs)
 
 
 class JobProcess:

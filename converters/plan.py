@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from converters.problems import Problems
+from converters.ranges import RangeMethod
 from converters.registry import ALL, EXTRA, REFERENCE_PACKAGES, Choice, TargetRow, choose, missing_packages
 from sdk.bundle import BundleWriter, ModelInfo
 from sdk.errors import MissingRuntimeError, UsageError, unknown_name
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from converters.request import ExportSpec
     from training.checkpoint import Checkpoint
 
+#: Words for ``--float-layers``: as few as the gates need, and none at all.
+AUTO, NONE = "auto", "none"
 #: How many photos the float model is proven with, and ``reference/`` holds.
 PICTURES = 3
 #: Model and style names become parts of file names.
@@ -39,6 +42,8 @@ class Plan:
         photos: to prove the float model with.
         calibration: a folder of photos that were read once; ``None`` when no spec is int8.
         out: the bundle's folder.
+        ranges: how int8 ranges follow from what calibration saw.
+        float_layers: module paths that int8 leaves in float; ``None``: as few as the gates need.
         min_ssim, verify, dynamic_batch, seed, jobs: as ``converters.export.export`` takes them.
     """
 
@@ -54,6 +59,8 @@ class Plan:
     dynamic_batch: bool
     seed: int
     jobs: int
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES
+    float_layers: tuple[str, ...] | None = None
 
 
 def make_plan(
@@ -71,6 +78,8 @@ def make_plan(
     dynamic_batch: bool,
     seed: int,
     jobs: int,
+    ranges: str = RangeMethod.LEAST_SQUARES,
+    float_layers: Sequence[str] = (AUTO,),
 ) -> Plan:
     """Checks a request; arguments as ``converters.export.export`` has them, each as a sequence or path.
 
@@ -85,6 +94,11 @@ def make_plan(
             parsed.append(parse_size(text))
     if min_ssim is not None and not 0 < min_ssim <= 1:
         problems.add(UsageError(f"--min-ssim is {min_ssim:g}: give a number above 0 and at most 1."))
+    method = RangeMethod.LEAST_SQUARES
+    if ranges in list(RangeMethod):
+        method = RangeMethod(ranges)
+    else:
+        problems.add(unknown_name("range method", ranges, list(RangeMethod)))
     if jobs < 1:
         problems.add(UsageError(f"--jobs is {jobs}: give at least 1."))
     if dynamic_batch and choices and not any(choice.row.dynamic_batch for choice in choices):
@@ -105,6 +119,7 @@ def make_plan(
     folder: Path | None = None
     if any(choice.precision is Precision.INT8 for choice in choices):
         folder = _check_int8(loaded, calibration, parsed, problems)
+    layers = _check_float_layers(float_layers, loaded, baked, problems)
     photos: tuple[Path, ...] = ()
     with problems.collect():
         photos = _find_photos(folder or calibration)
@@ -123,6 +138,8 @@ def make_plan(
         dynamic_batch=dynamic_batch,
         seed=seed,
         jobs=jobs,
+        ranges=method,
+        float_layers=layers,
     )
 
 
@@ -181,6 +198,27 @@ def _check_int8(
     with problems.collect():
         load_calibration(folder, size=sizes[0] if sizes else (64, 64), styles=1)
     return folder
+
+
+def _check_float_layers(
+    names: Sequence[str], checkpoint: Checkpoint | None, styles: Sequence[str | None], problems: Problems
+) -> tuple[str, ...] | None:
+    """The layers named; ``None`` for ``auto``, nothing for ``none``."""
+    from converters.graph import deployable
+    from converters.request import check_layers
+    from sdk.spec import style_weights
+
+    words = [name for name in names if name in (AUTO, NONE)]
+    if words and len(names) > 1:
+        problems.add(UsageError(f"--float-layers {words[0]} stands alone: leave it out, or the other layers."))
+    elif words or not names:
+        return None if AUTO in words else ()
+    elif checkpoint is not None:
+        for style in styles[:1] if None in styles else styles:
+            weights = None if style is None else style_weights(style, checkpoint.info.styles)
+            with problems.collect():
+                check_layers(deployable(checkpoint.generator, style=weights), names)
+    return tuple(dict.fromkeys(names))
 
 
 def _check_writable(out: Path) -> None:

@@ -88,6 +88,9 @@ def produce(
                 calibration=plan.calibration,
                 dynamic_batch=plan.dynamic_batch,
                 seed=plan.seed,
+                ranges=plan.ranges,
+                float_layers=plan.float_layers,
+                min_ssim=plan.min_ssim,
             )
         )
     jobs.sort(key=lambda job: -len(job.specs))  # the longest first, so that none is left over at the end

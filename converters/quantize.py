@@ -36,6 +36,7 @@ from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import DeployGraph, require_int8
 from converters.ranges import SCHEME, Observed, RangeMethod
+from converters.request import check_layers
 from sdk.bundle import Quantization
 from sdk.errors import UsageError
 
@@ -91,10 +92,7 @@ def quantize(
         UsageError: a network on instance statistics, or a float layer that does not exist.
     """
     require_int8(graph)
-    known = {name for name, _ in graph.named_modules()}
-    for layer in float_layers:
-        if layer not in known:
-            raise UsageError(f"there is no layer {layer!r} to leave in float: use a module path of the deployed graph.")
+    float_layers = check_layers(graph, float_layers)
     samples = calibration.tensors(baked=graph.baked)
     module = quantize_module(equalize(graph, calibration), samples, ranges=ranges, float_layers=float_layers)
     return Quantized(
@@ -103,7 +101,7 @@ def quantize(
             method=f"PT2E static, int8, {SCHEME}, {ranges}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
-            float_layers=tuple(sorted(float_layers)),
+            float_layers=float_layers,
         ),
     )
 
@@ -214,8 +212,7 @@ class PictureQuantizer(Quantizer):
         }
 
     def _stays_float(self, node: Node) -> bool:
-        stack = node.meta.get("nn_module_stack", {})
-        paths = [path for path, _ in stack.values()]
+        paths = layer_paths(node)
         return any(path == layer or path.endswith("." + layer) for path in paths for layer in self.float_layers)
 
     def _weights(self) -> QuantizationSpec:
@@ -270,7 +267,7 @@ def absorb_activations(model: GraphModule) -> int:
     """
     removed = 0
     for node in list(model.graph.nodes):
-        limits = _activation_limits(node)
+        limits = activation_limits(node)
         if limits is None:
             continue
         source = node.args[0]
@@ -302,7 +299,18 @@ def _grid_inside(node: Node, limits: tuple[float, float]) -> bool:
     return bool(low >= limits[0] - tolerance and high <= limits[1] + tolerance)
 
 
-def _activation_limits(node: Node) -> tuple[float, float] | None:
+def is_moving(node: Node) -> bool:
+    """Whether a node only moves values or mixes neighbours, so that its result has the grid of its input."""
+    return node.target in _SHARING
+
+
+def layer_paths(node: Node) -> tuple[str, ...]:
+    """The modules a node of an exported graph is written in, outermost first; the whole graph is the path ``""``."""
+    return tuple(dict.fromkeys(str(path) for path, _ in node.meta.get("nn_module_stack", {}).values())) or ("",)
+
+
+def activation_limits(node: Node) -> tuple[float, float] | None:
+    """What a ReLU, ReLU6 or clamp cuts its input to; ``None`` for any other node."""
     if node.op != "call_function":
         return None
     if node.target is aten.relu.default:
@@ -318,19 +326,18 @@ def _activation_limits(node: Node) -> tuple[float, float] | None:
 def _activation_after(node: Node) -> Node | None:
     """The activation that is the only reader of ``node``."""
     users = list(node.users)
-    return users[0] if len(users) == 1 and _activation_limits(users[0]) is not None else None
+    return users[0] if len(users) == 1 and activation_limits(users[0]) is not None else None
 
 
 def _before_picture(output: Node) -> Node | None:
     """The node whose values become the picture, when the output is clamped to [0, 1]."""
-    return _origin(output.args[0]) if _activation_limits(output) == (0.0, 1.0) else None  # type: ignore[arg-type]
+    return _origin(output.args[0]) if activation_limits(output) == (0.0, 1.0) else None  # type: ignore[arg-type]
 
 
 def _limits(node: Node) -> tuple[float, float] | None:
     """What of ``mul`` in ``act(x * scale + shift)`` can survive ``act``: [low - max shift, high - min shift].
 
-    The shift is a 1x1 convolution of the style weights without bias, and these are a convex mix, so its extremes are
-    those of the rows.
+    The shift is the style's, and style weights are a convex mix, so its extremes are those of the single styles.
     """
     if node.target is not aten.mul.Tensor or len(node.users) != 1:
         return None
@@ -338,22 +345,49 @@ def _limits(node: Node) -> tuple[float, float] | None:
     activation = _activation_after(add) if add.target is aten.add.Tensor else None
     if activation is None:
         return None
-    shift = next(a for a in add.args if a is not node)
-    if not isinstance(shift, Node) or shift.target not in _CONVOLUTIONS or len(shift.args) > 2:
+    shift = next((a for a in add.args if a is not node), None)
+    rows = _style_rows(shift) if isinstance(shift, Node) else None
+    if rows is None:
         return None
-    rows = _constant(shift.args[1])  # type: ignore[arg-type]
-    style = _origin(shift.args[0])  # type: ignore[arg-type]
-    if rows is None or style.op != "placeholder":
-        return None
-    low, high = _activation_limits(activation) or (float("-inf"), float("inf"))
+    low, high = activation_limits(activation) or (float("-inf"), float("inf"))
     return low - float(rows.max()), high - float(rows.min())
 
 
-def _constant(node: Node) -> Tensor | None:
-    if node.op != "get_attr":
+def _style_rows(node: Node) -> Tensor | None:
+    """What a node gives for each style by itself, ``S x ...``; ``None`` when it depends on more than style weights."""
+    known: dict[Node, bool] = {}
+
+    def of_style(node: Node) -> bool:
+        if node not in known:
+            if node.op == "call_function":
+                known[node] = all(of_style(source) for source in node.all_input_nodes)
+            else:
+                known[node] = node.op == "get_attr" or (node.op == "placeholder" and _is_style(node))
+        return known[node]
+
+    def evaluate(node: Node, style: Tensor) -> Tensor:
+        if node.op == "placeholder":
+            return style
+        if node.op == "get_attr":
+            value: Tensor = operator.attrgetter(str(node.target))(node.graph.owning_module).detach()
+            return value
+        args, kwargs = torch.fx.map_arg((node.args, node.kwargs), lambda source: evaluate(source, style))
+        result: Tensor = node.target(*args, **kwargs)  # type: ignore[operator]
+        return result
+
+    if not of_style(node):
         return None
-    value = operator.attrgetter(str(node.target))(node.graph.owning_module)
-    return value.detach() if isinstance(value, Tensor) else None
+    given = [source for source in known if source.op == "placeholder"]
+    if not given:
+        return None
+    with torch.no_grad():
+        return torch.cat([evaluate(node, row[None]) for row in torch.eye(given[0].meta["val"].shape[1])])
+
+
+def _is_style(node: Node) -> bool:
+    """Whether an input is the style weights, ``N x S``."""
+    value = node.meta.get("val")
+    return isinstance(value, Tensor) and value.ndim == 2
 
 
 def _annotation(node: Any) -> QuantizationSpecBase | None:

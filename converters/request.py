@@ -5,10 +5,14 @@ Every ``converters/to_*.py`` has one public function ``(graph, spec, options) ->
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import nn
+
 from converters.calibration import CalibrationSet
+from converters.ranges import RangeMethod
 from sdk.bundle import artifact_name
 from sdk.errors import UsageError
 from sdk.spec import Backend, DType, IOSpec, Layout, Precision, Target, image_spec, style_spec
@@ -73,11 +77,15 @@ class ExportOptions:
         folder: where the file goes; it exists.
         calibration: photos and styles that give the int8 ranges; needed for int8 only.
         dynamic_batch: the file takes any batch size; only where the registry's row says that this is possible.
+        ranges: how int8 ranges follow from what calibration saw.
+        float_layers: module paths of the graph that int8 leaves in float.
     """
 
     folder: Path
     calibration: CalibrationSet | None = None
     dynamic_batch: bool = False
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES
+    float_layers: tuple[str, ...] = ()
 
     def calibration_for(self, spec: ExportSpec) -> CalibrationSet:
         """The calibration set.
@@ -90,3 +98,23 @@ class ExportOptions:
                 f"{spec.precision} for {spec.target} needs calibration photos and got none: give --calibration DIR."
             )
         return self.calibration
+
+
+def check_layers(graph: nn.Module, layers: Collection[str]) -> tuple[str, ...]:
+    """Layers to leave in float, each once, sorted.
+
+    Args:
+        graph: the deployed graph.
+        layers: module paths.
+
+    Raises:
+        UsageError: one that the graph has not.
+    """
+    known = {name for name, _ in graph.named_modules()} - {""}
+    for layer in layers:
+        if layer not in known:
+            raise UsageError(
+                f"there is no layer {layer!r} to leave in float: use a module path of the deployed graph "
+                "(python -m converters.sensitivity lists them)."
+            )
+    return tuple(sorted(set(layers)))

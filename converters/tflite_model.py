@@ -139,6 +139,24 @@ class TFLiteModel:
         )
         self._set_output(result)
 
+    def quantize_output(self, scale: float, zero_point: int) -> None:
+        """Rounds a float result to an int8 grid; what lies beyond its ends is clipped to them.
+
+        Args:
+            scale, zero_point: of the grid.
+        """
+        source = self.graph.outputs[0]
+        described = self.graph.tensors[source]
+        name, described.name = described.name, b"unrounded"
+        result = self._add_tensor(name, list(described.shape), schema.TensorType.INT8)
+        grid = schema.QuantizationParametersT()
+        grid.scale, grid.zeroPoint = np.array([scale], np.float32), np.array([zero_point], np.int64)
+        self.graph.tensors[result].quantization = grid
+        self._add_operator(
+            _Op.QUANTIZE, [source], result, schema.BuiltinOptions.QuantizeOptions, schema.QuantizeOptionsT()
+        )
+        self._set_output(result)
+
     def product_limits(self) -> dict[str, tuple[float, float]]:
         """What of each style product can survive the shift and ReLU6 after it: tensor name to (low, high).
 

@@ -56,7 +56,9 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     record: Quantization | None = None
     network: nn.Module
     if spec.precision is Precision.INT8:
-        quantized = quantize(graph, options.calibration_for(spec))
+        quantized = quantize(
+            graph, options.calibration_for(spec), ranges=options.ranges, float_layers=options.float_layers
+        )
         network, record, scale = PictureOutput(quantized.module), quantized.record, 1 / 255
     else:
         network, scale = ScaledPicture(graph), ScaledPicture.INPUT_SCALE

@@ -59,7 +59,9 @@ def to_executorch(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) 
     module: nn.Module = graph
     record: Quantization | None = None
     if spec.precision is Precision.INT8:
-        quantized = quantize(graph, options.calibration_for(spec))
+        quantized = quantize(
+            graph, options.calibration_for(spec), ranges=options.ranges, float_layers=options.float_layers
+        )
         module, record = quantized.module, quantized.record
     elif spec.precision is not Precision.FP32:
         raise UsageError(f"{spec.target} has no precision {spec.precision}: choose from {', '.join(row.precisions)}.")

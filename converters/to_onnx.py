@@ -5,9 +5,12 @@ Files are opset 18 in IR version 8, which ONNX Runtime 1.14 (February 2023) and 
 
 from __future__ import annotations
 
+import ast
+import contextlib
 import copy
+import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,29 +18,36 @@ import onnx
 import onnxruntime as ort
 import torch
 from onnxruntime import quantization as ortq
+from onnxruntime.quantization.calibrate import TensorsData, save_tensors_data
 from torch import nn
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import DeployGraph, example_inputs, require_int8
+from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
-from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec, check_layers
 from sdk.bundle import Artifact, Quantization, Reference, hash_path, size_of
 from sdk.errors import GateError, UsageError
 from sdk.files import write_atomically
 from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
 from training.checkpoint import Checkpoint
 
+#: Where torch's exporter notes the modules a node is from: a list of paths, outermost first, as Python writes it.
+_SCOPES = "pkg.torch.onnx.name_scopes"
 OPSET = 18
 IR_VERSION = 8
 REFERENCE = "reference.onnx"
+#: Pixel shuffle block: the last convolution works at stride 2.
+_BLOCK = 2
 #: Largest difference between ``reference.onnx`` and the checkpoint's own network on pictures in [0, 1].
 REFERENCE_TOLERANCE = 1e-5
 
 #: Operators of which a node works on any batch, height and width.
 SHAPE_FREE = frozenset({
-    "Add", "Clip", "Concat", "Conv", "DepthToSpace", "Div", "GlobalAveragePool", "HardSigmoid", "HardSwish", "MatMul",
-    "Mul", "Pow", "Reciprocal", "ReduceMean", "Relu", "Resize", "Sigmoid", "SpaceToDepth", "Sqrt", "Sub", "Unsqueeze",
+    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Div", "GlobalAveragePool", "HardSigmoid",
+    "HardSwish", "MatMul", "Mul", "Pow", "Reciprocal", "ReduceMean", "Relu", "Resize", "Sigmoid", "SpaceToDepth",
+    "Sqrt", "Sub", "Unsqueeze",
 })  # fmt: skip
 
 
@@ -184,10 +194,13 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         require_int8(graph)
         calibration = options.calibration_for(spec)
         model = trace(equalize(graph, calibration), example_inputs(graph, spec.size))
-        model, quantization = quantize_qdq(model, calibration)
+        model, quantization = quantize_qdq(
+            model, calibration, ranges=options.ranges, float_layers=check_layers(graph, options.float_layers)
+        )
     else:
         model = trace(graph, example_inputs(graph, spec.size))
-        clamp_before_shuffle(model.graph)
+        if not transpose_tail(model.graph):
+            clamp_before_shuffle(model.graph)
     if options.dynamic_batch:
         _open_borders(model, batch=True)
     path = options.folder / spec.file_name("onnx")
@@ -199,6 +212,40 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         quantization=quantization,
         tools=("onnx", "onnxruntime", "onnxscript", "torch"),
     )
+
+
+def transpose_tail(graph: onnx.GraphProto) -> bool:
+    """Makes one transposed convolution, kernel and stride 2, of a last 1x1 convolution and the shuffle after it.
+
+    Both map a pixel's channels to 2 x 2 pixels by one matrix, so each value is the same sum. ONNX Runtime moves values
+    for a ``DepthToSpace`` one by one on one thread: at 256 x 256 that costs as much as a 3x3 convolution.
+
+    Returns whether the graph ends so, with a bias that the four pixels share; it is left alone otherwise.
+    """
+    makers = {output: node for node in graph.node for output in node.output}
+    clip = makers[OUTPUT]
+    shuffle = makers.get(clip.input[0]) if clip.op_type == "Clip" else clip
+    if shuffle is None or shuffle.op_type != "DepthToSpace":
+        return False
+    conv = makers.get(shuffle.input[0])
+    if conv is None or conv.op_type != "Conv" or len(conv.input) < 3:
+        return False
+    weight, bias = _constant(graph, conv.input[1]), _constant(graph, conv.input[2]).reshape(-1, _BLOCK**2)
+    if weight.shape[2:] != (1, 1) or (bias != bias[:, :1]).any():
+        return False
+    colours, channels = len(bias), weight.shape[1]
+    square = weight.reshape(colours, _BLOCK, _BLOCK, channels).transpose(3, 0, 1, 2)
+    constants = {"tail_weight": np.ascontiguousarray(square), "tail_bias": bias[:, 0].copy()}
+    graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    drawn = onnx.helper.make_node(
+        "ConvTranspose", [conv.input[0], *constants], [shuffle.output[0]], name="tail", strides=[_BLOCK, _BLOCK]
+    )
+    for name in conv.input[1:]:
+        graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
+    conv.CopyFrom(drawn)
+    graph.node.remove(shuffle)
+    del graph.value_info[:]
+    return True
 
 
 def clamp_before_shuffle(graph: onnx.GraphProto) -> bool:
@@ -219,7 +266,13 @@ def clamp_before_shuffle(graph: onnx.GraphProto) -> bool:
     return True
 
 
-def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[onnx.ModelProto, Quantization]:
+def quantize_qdq(
+    model: onnx.ModelProto,
+    calibration: CalibrationSet,
+    *,
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
+    float_layers: Collection[str] = (),
+) -> tuple[onnx.ModelProto, Quantization]:
     """Static int8 by ONNX Runtime's quantizer, as QuantizeLinear / DequantizeLinear pairs.
 
     Weights are signed and symmetric per channel, activations unsigned (U8S8), both over the full range. Signed
@@ -231,102 +284,165 @@ def quantize_qdq(model: onnx.ModelProto, calibration: CalibrationSet) -> tuple[o
     has to (``session.x64quantprecision``, ``sdk.runtimes.ort``). ``quant_pre_process`` is left out: the
     graph comes folded, and every figure with it and without it was the same (SSIM 0.9328 / 0.7993 both times).
 
-    The quantizer is helped in two places:
+    The ranges are ours (``converters.ranges``). The quantizer takes them as its calibration cache, the file it keeps
+    for a second run, and never calibrates itself. It is helped in two places more:
 
     * image and picture have the grid of an 8-bit picture, scale 1/255 and zero point 0, so that the last clamp is
       done by saturation and no step is spent beyond [0, 1] (style weights get it by themselves: 0 and 1 are seen);
-    * of a style's scaling only what can survive the shift and the ReLU6 after it gets steps (``limit_scaling``).
+    * of a style's scaling only what can survive the shift and the ReLU6 after it gets steps (``product_limits``).
 
     Args:
         model: a float32 model with inputs ``image`` and, unless baked, ``style``; traced from an equalized graph.
-        calibration: photos and styles; ranges are the minimum and maximum over all of them.
+        calibration: photos and styles.
+        ranges: how ranges follow from what they give.
+        float_layers: module paths whose nodes stay in float.
     """
     model = copy.deepcopy(model)
-    baked = len(model.graph.input) == 1
-    limit_scaling(model.graph)
-    picture = _drop_last_clip(model.graph)
+    excluded = nodes_of(model.graph, float_layers)
+    picture = _drop_last_clip(model.graph, excluded)
+    observed = observe(model, calibration)
+    limits = product_limits(model, observed)
     borders = [INPUTS[0], *([picture] if picture else [])]
     grid = {
         "quant_type": ortq.QuantType.QUInt8,
         "scale": np.array(1 / 255, np.float32),
         "zero_point": np.array(0, np.uint8),
     }
-    with tempfile.TemporaryDirectory() as temporary:
-        source, target = Path(temporary, "float.onnx"), Path(temporary, "int8.onnx")
+    ends = {name: seen.range(ranges, limits=limits.get(name)) for name, seen in observed.items()}
+    with tempfile.TemporaryDirectory() as temporary, _quiet():
+        source, target, cache = (Path(temporary, name) for name in ("float.onnx", "int8.onnx", "ranges.json"))
         onnx.save(model, source)
+        save_tensors_data(
+            TensorsData(
+                ortq.CalibrationMethod.MinMax,
+                {name: (np.float32(low), np.float32(high)) for name, (low, high) in ends.items()},
+            ),
+            cache,
+        )
         ortq.quantize_static(
             source,
             target,
-            _Reader(calibration, baked=baked),
+            None,
             quant_format=ortq.QuantFormat.QDQ,
             per_channel=True,
             reduce_range=False,
             activation_type=ortq.QuantType.QUInt8,
             weight_type=ortq.QuantType.QInt8,
             calibrate_method=ortq.CalibrationMethod.MinMax,
+            nodes_to_exclude=excluded,
+            calibration_cache_path=cache,
             extra_options={"TensorQuantOverrides": {name: [dict(grid)] for name in borders}},
         )
         quantized = onnx.load(target)
     return quantized, Quantization(
-        method=(
-            "onnxruntime static QDQ, int8, symmetric per-channel weights, per-tensor activations, equalized, min-max"
-        ),
+        method=f"onnxruntime static QDQ, int8, {SCHEME}, {ranges}",
         calibration_sha256=calibration.sha256,
         calibration_images=len(calibration),
+        float_layers=tuple(sorted(float_layers)),
     )
 
 
-def _drop_last_clip(graph: onnx.GraphProto) -> str | None:
+def nodes_of(graph: onnx.GraphProto, layers: Collection[str]) -> list[str]:
+    """Names of the nodes that were traced from these modules or from parts of them.
+
+    Args:
+        graph: as ``trace`` made it: each node says which modules it is from.
+        layers: module paths.
+
+    Raises:
+        ValueError: a layer without a node.
+    """
+    scopes = {
+        node.name: ast.literal_eval(entry.value)
+        for node in graph.node
+        for entry in node.metadata_props
+        if entry.key == _SCOPES
+    }
+    for layer in layers:
+        if not any(layer in scope for scope in scopes.values()):
+            raise ValueError(f"no node of the ONNX graph says that it is from the layer {layer!r}.")
+    return [name for name, scope in scopes.items() if any(layer in scope for layer in layers)]
+
+
+def observe(model: onnx.ModelProto, calibration: CalibrationSet) -> dict[str, Observed]:
+    """Runs a float model on a calibration set and watches the inputs and every float tensor that is computed.
+
+    Args:
+        model: inputs ``image`` and, unless baked, ``style``.
+        calibration: photos and styles.
+
+    Returns:
+        Tensor name to what it held.
+    """
+    inferred = onnx.shape_inference.infer_shapes(model)
+    kinds = {info.name: info.type.tensor_type.elem_type for info in inferred.graph.value_info}
+    already = {info.name for info in model.graph.output}
+    names = [
+        name
+        for node in model.graph.node
+        for name in node.output
+        if name in already or kinds.get(name) == onnx.TensorProto.FLOAT
+    ]
+    watched = copy.deepcopy(model)
+    watched.graph.output.extend(
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in names if name not in already
+    )
+    session = _start(watched.SerializeToString())
+    given = [info.name for info in model.graph.input]
+    found = {name: Observed() for name in (*given, *names)}
+    for tensors in calibration.tensors(baked=len(given) == 1):
+        feed = dict(zip(given, (tensor.numpy() for tensor in tensors), strict=True))
+        for name, values in zip(found, (*feed.values(), *session.run(names, feed)), strict=True):
+            found[name].add(values)
+    return found
+
+
+def _drop_last_clip(graph: onnx.GraphProto, in_float: Collection[str] = ()) -> str | None:
     """Removes a clamp of the result to [0, 1]; returns the tensor before it whose 8-bit grid takes its place.
 
-    ``None`` when the graph does not end in such a clamp.
+    ``None`` when the graph does not end in such a clamp, or the node that makes the picture is one of ``in_float``.
     """
     makers = {output: node for node in graph.node for output in node.output}
     clip = makers[OUTPUT]
     if clip.op_type != "Clip" or [float(_constant(graph, name)) for name in clip.input[1:]] != [0.0, 1.0]:
         return None
     last = makers[clip.input[0]]
+    # A shuffle only moves values: the grid belongs to what it moves.
+    shuffled = last.input[0] if last.op_type == "DepthToSpace" else None
+    if makers[shuffled or clip.input[0]].name in in_float:
+        return None
     graph.node.remove(clip)
     last.output[0] = OUTPUT
-    # A shuffle only moves values: the grid belongs to what it moves.
-    return last.input[0] if last.op_type == "DepthToSpace" else OUTPUT
+    return shuffled or OUTPUT
 
 
-def limit_scaling(graph: onnx.GraphProto) -> int:
-    """Clips ``x * scale`` where ``ReLU6(x * scale + shift)`` cannot tell the difference; returns how often.
+def product_limits(model: onnx.ModelProto, observed: Mapping[str, Observed]) -> dict[str, tuple[float, float]]:
+    """What of ``x * scale`` makes a difference in ``ReLU6(x * scale + shift)``: name of the product to (low, high).
 
-    The result stays the same: beyond [-max shift, 6 - min shift] the ReLU6 cuts off anyway, and the shift of a mix of
-    styles lies between those of its styles. The quantizer then spends its steps on what is left, and does the clipping
-    by saturation.
+    Beyond [-max shift, 6 - min shift] the ReLU6 cuts off anyway. The shift is a style's and has one pixel; a
+    calibration set shows every style, and the shift of a mix of styles lies between those of its styles.
+
+    Args:
+        model: a float model.
+        observed: what its tensors held in calibration.
     """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.value_info}
     readers: dict[str, list[onnx.NodeProto]] = {}
     for node in graph.node:
         for name in node.input:
             readers.setdefault(name, []).append(node)
-    makers = {output: node for node in graph.node for output in node.output}
-    nodes, done = [], 0
+    limits: dict[str, tuple[float, float]] = {}
     for node in graph.node:
-        nodes.append(node)
         add = _only(readers.get(node.output[0], ()), "Add") if node.op_type == "Mul" else None
         clip = _only(readers.get(add.output[0], ()), "Clip") if add is not None else None
         if add is None or clip is None:
             continue
-        shift = makers.get(next(name for name in add.input if name != node.output[0]))
-        if shift is None or shift.op_type != "Conv" or len(shift.input) > 2:
-            continue
-        rows = _constant(graph, shift.input[1])
-        low, high = (float(_constant(graph, name)) for name in clip.input[1:])
-        limited = f"{node.output[0]}_limited"
-        limits = {f"{limited}_low": low - float(rows.max()), f"{limited}_high": high - float(rows.min())}
-        graph.initializer.extend(
-            onnx.numpy_helper.from_array(np.asarray(v, np.float32), name) for name, v in limits.items()
-        )
-        nodes.append(onnx.helper.make_node("Clip", [node.output[0], *limits], [limited], name=f"{node.name}_limit"))
-        add.input[list(add.input).index(node.output[0])] = limited
-        done += 1
-    del graph.node[:]
-    graph.node.extend(nodes)
-    return done
+        shift = next(name for name in add.input if name != node.output[0])
+        if shift in observed and shapes[shift][2:] == [1, 1]:
+            low, high = (float(_constant(graph, name)) for name in clip.input[1:])
+            limits[node.output[0]] = (low - observed[shift].high, high - observed[shift].low)
+    return limits
 
 
 def _only(readers: Sequence[onnx.NodeProto], op_type: str) -> onnx.NodeProto | None:
@@ -335,20 +451,6 @@ def _only(readers: Sequence[onnx.NodeProto], op_type: str) -> onnx.NodeProto | N
 
 def _constant(graph: onnx.GraphProto, name: str) -> np.ndarray:
     return next(onnx.numpy_helper.to_array(tensor) for tensor in graph.initializer if tensor.name == name)
-
-
-class _Reader(ortq.CalibrationDataReader):
-    """Calibration pairs as ONNX Runtime wants them: one feed a call, then ``None``."""
-
-    def __init__(self, calibration: CalibrationSet, *, baked: bool) -> None:
-        self._feeds: Iterator[dict[str, np.ndarray]] = (
-            dict(zip(INPUTS, (tensor.numpy() for tensor in tensors), strict=False))
-            for tensors in calibration.tensors(baked=baked)
-        )
-
-    def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next feed."""
-        return next(self._feeds, None)
 
 
 # --- torch to ONNX ---------------------------------------------------------------------------------------------------
@@ -410,7 +512,23 @@ def save(model: onnx.ModelProto, path: Path, described: Mapping[str, str]) -> No
 
 
 def _session(path: Path) -> ort.InferenceSession:
+    return _start(str(path))
+
+
+def _start(model: str | bytes) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
-    return ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences the quantizer's advice to pre-process (see ``quantize_qdq``); errors pass."""
+    logger = logging.getLogger()
+    before = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)

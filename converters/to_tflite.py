@@ -17,6 +17,7 @@ from typing import Any
 
 import litert_torch
 import numpy as np
+import torch
 from ai_edge_litert.interpreter import Interpreter
 from ai_edge_quantizer import quantizer, recipe
 from torch import Tensor, nn
@@ -24,9 +25,10 @@ from torch import Tensor, nn
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
+from converters.quantize import layer_paths
 from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
-from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec
+from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec, check_layers
 from converters.tflite_model import TFLiteModel, read_delegation
 from sdk.bundle import Artifact, Quantization
 from sdk.errors import UsageError
@@ -35,6 +37,14 @@ from sdk.spec import DType, Layout, Precision
 
 #: The grid of an 8-bit picture; the style weights and the result have it too.
 _SCALE, _ZERO_POINT = 1 / 255, -128
+#: What computes, in torch's words and in TFLite's, where a convolution may be depthwise.
+_COMPUTE = {
+    torch.ops.aten.conv2d.default: "CONV_2D",
+    torch.ops.aten.add.Tensor: "ADD",
+    torch.ops.aten.mul.Tensor: "MUL",
+    torch.ops.aten.upsample_bilinear2d.vec: "RESIZE_BILINEAR",
+}
+_DEPTHWISE = "DEPTHWISE_"
 
 
 def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Artifact:
@@ -59,16 +69,22 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         calibration = options.calibration_for(spec)
         graph = equalize(graph, calibration)
     names = INPUTS[:1] if graph.baked else INPUTS
+    float_layers = check_layers(graph, options.float_layers)
     model = TFLiteModel(convert(graph, example_inputs(graph, spec.size)))
     model.cut_shuffle()
     model.drop_unused()
     model.rename(names, OUTPUT)
+    in_float = tensors_of(model, graph, example_inputs(graph, spec.size), float_layers)
     if calibration is not None:
-        model = TFLiteModel(quantize(model, feeds(calibration, baked=graph.baked), on_grid=(*names, OUTPUT)))
+        samples = feeds(calibration, baked=graph.baked)
+        model = TFLiteModel(
+            quantize(model, samples, on_grid=(*names, OUTPUT), method=options.ranges, in_float=in_float)
+        )
         record = Quantization(
-            method=f"LiteRT static, int8, {SCHEME}, {RangeMethod.LEAST_SQUARES}",
+            method=f"LiteRT static, int8, {SCHEME}, {options.ranges}",
             calibration_sha256=calibration.sha256,
             calibration_images=len(calibration),
+            float_layers=float_layers,
         )
     model.append_shuffle()
     model.drop_unused()
@@ -94,10 +110,14 @@ def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
         module: takes an NCHW picture and perhaps style weights, gives an NCHW picture.
         inputs: contiguous example inputs; their sizes become the file's.
     """
-    arguments = (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:])
+    return convert_as_is(ChannelsLast(module).eval(), (inputs[0].permute(0, 2, 3, 1).contiguous(), *inputs[1:]))
+
+
+def convert_as_is(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:
+    """The float ``.tflite`` of a module in eval mode, its tensors in the order of axes that the module has."""
     with _quiet(), tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "model.tflite")
-        litert_torch.convert(ChannelsLast(module).eval(), arguments).export(str(path))
+        litert_torch.convert(module, inputs).export(str(path))
         return path.read_bytes()
 
 
@@ -107,6 +127,7 @@ def quantize(
     *,
     on_grid: Collection[str],
     method: RangeMethod = RangeMethod.LEAST_SQUARES,
+    in_float: Collection[str] = (),
 ) -> bytes:
     """The full-int8 ``.tflite`` of a float one.
 
@@ -116,12 +137,15 @@ def quantize(
         on_grid: names of inputs and outputs that get the grid of an 8-bit picture (scale 1/255, zero point -128)
             whatever calibration saw.
         method: how ranges follow from what was seen.
+        in_float: names of the tensors whose operators stay in float.
 
     Raises:
         RuntimeError: when the quantizer did not put them on that grid.
     """
     content = model.to_bytes()
     plan = recipe.static_wi8_ai8()
+    for name in in_float:  # an operator's scope is the name of what it writes, and a semicolon
+        plan.append({**plan[0], "regex": f"^{name};$", "algorithm_key": recipe.AlgorithmName.NO_QUANTIZE})
     limits = model.product_limits()
     with _quiet():
         ranges: dict[str, dict[str, np.ndarray]] = {}
@@ -131,11 +155,57 @@ def quantize(
         made = quantizer.Quantizer(content, plan).quantize(ranges, enable_progress_report=False).quantized_model
     assert made is not None  # quantize() returns one
     quantized = TFLiteModel(bytes(made))
+    if quantized.graph.tensors[quantized.graph.outputs[0]].name.decode() in {*on_grid} & {*in_float}:
+        quantized.quantize_output(_SCALE, _ZERO_POINT)
     for index in (*quantized.graph.inputs, *quantized.graph.outputs):
         name, grid = quantized.graph.tensors[index].name.decode(), quantized.grid(index)
         if name in on_grid and (grid is None or abs(grid[0] - _SCALE) > 1e-9 or grid[1] != _ZERO_POINT):
             raise RuntimeError(f"the tensor {name} has the grid {grid}, not 1/255 and -128.")
-    return bytes(made)
+    return quantized.to_bytes()
+
+
+def tensors_of(
+    model: TFLiteModel, graph: DeployGraph, example: tuple[Tensor, ...], layers: Collection[str]
+) -> list[str]:
+    """Names of the tensors that are computed in these modules or in parts of them.
+
+    litert-torch names operators by class and attribute, which does not tell the blocks of a list apart. What it does
+    keep is the order of the operators that compute, so the two graphs are walked side by side.
+
+    Args:
+        model: the float ``.tflite`` of the graph.
+        graph: the deployed graph.
+        example: its arguments.
+        layers: module paths.
+
+    Raises:
+        ValueError: the two graphs do not compute the same things in the same order.
+    """
+    if not layers:
+        return []
+    nodes = [node for node in torch.export.export(graph, example).graph.nodes if node.target in _COMPUTE]
+    operators = [
+        (name.removeprefix(_DEPTHWISE), model.graph.tensors[operator.outputs[0]])
+        for name, operator in zip(model.operators(), model.graph.operators, strict=True)
+        if name.removeprefix(_DEPTHWISE) in _COMPUTE.values()
+    ]
+    theirs = [(name, _planes(tensor.shape)) for name, tensor in operators]
+    ours = [(_COMPUTE[node.target], tuple(node.meta["val"].shape)) for node in nodes]
+    if theirs != ours:
+        raise ValueError(
+            "the .tflite computes in another order than the graph it is from: no layer can be found in it."
+        )
+    return [
+        tensor.name.decode()
+        for (_, tensor), node in zip(operators, nodes, strict=True)
+        if any(path in layers for path in layer_paths(node))
+    ]
+
+
+def _planes(shape: Sequence[int]) -> tuple[int, ...]:
+    """NHWC as NCHW."""
+    batch, height, width, channels = (int(extent) for extent in shape)
+    return batch, channels, height, width
 
 
 def observe(content: bytes, samples: Sequence[dict[str, Any]]) -> dict[str, Observed]:

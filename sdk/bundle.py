@@ -85,13 +85,15 @@ class Quantization:
         method: e.g. ``"pt2e-static, per-channel weights, min-max"``.
         calibration_sha256: hash over the calibration pictures and styles in order.
         calibration_images: photo x style pairs seen.
-        float_layers: layers left in float, with the reason in the model card.
+        float_layers: layers left in float.
+        float_macs: their share of the multiply-accumulates, [0, 1].
     """
 
     method: str
     calibration_sha256: str
     calibration_images: int
     float_layers: tuple[str, ...] = ()
+    float_macs: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -408,6 +410,7 @@ def _quantization(node: _Node) -> Quantization:
         calibration_sha256=node.get("calibration_sha256").sha256(),
         calibration_images=node.get("calibration_images").count(),
         float_layers=tuple(layer.text() for layer in node.get("float_layers").items()),
+        float_macs=node.optional("float_macs", _Node.number) or 0.0,
     )
 
 

@@ -1,7 +1,7 @@
 """The command line: ``python -m sdk`` and ``toonedge``.
 
 This file says what the commands are called and how their results look; the work is in the modules they import, each
-inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``train`` and
+inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``prune``, ``train`` and
 ``evaluate`` belong to other rooms: their arguments are handed on as they are.
 """
 
@@ -32,6 +32,7 @@ DEFAULT_BUNDLE = Path("dist")
 #: Command to (module that is run, extra that it needs, what ``--help`` says).
 FORWARDED: dict[str, tuple[str, str, str]] = {
     "export": ("converters.export", "export", "Export a checkpoint to phone runtimes and prove each artifact."),
+    "prune": ("converters.prune", "export", "Prune a checkpoint step by step, with recovery."),
     "train": ("training.train", "train", "Train a generator."),
     "evaluate": ("training.evaluate", "train", "Judge a checkpoint on held-out photos."),
 }

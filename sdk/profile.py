@@ -39,7 +39,9 @@ KINDS: tuple[tuple[str, tuple[str, ...]], ...] = (
         "Transpose", "Reorder", "DepthToSpace", "SpaceToDepth", "Depth To Space", "Reshape", "Unsqueeze", "Squeeze",
         "Concat", "Split", "Slice", "Pad", "Copy", "TRANSPOSE", "DEPTH_TO_SPACE", "RESHAPE",
     )),
-    ("elementwise", ("Add", "Mul", "Sub", "Div", "Clip", "Clamp", "Relu", "Sigmoid", "Swish", "ADD", "MUL", "RELU")),
+    ("elementwise", (
+        "Add", "Mul", "Sub", "Div", "Clip", "Clamp", "Relu", "Sigmoid", "HardSwish", "ADD", "MUL", "RELU",
+    )),
 )  # fmt: skip
 OTHER = "other"
 

@@ -255,15 +255,29 @@ def gate_of(artifact: Artifact) -> Gate:
         UsageError: when no row fits.
     """
     image_output = artifact.io.output.layout is Layout.IMAGE
+    return gate_for(artifact.precision, artifact.style, image_output=image_output)
+
+
+def gate_for(precision: Precision, style: str | None, *, image_output: bool = False) -> Gate:
+    """The thresholds of a kind of artifact, before there is one.
+
+    Args:
+        precision: of the artifact.
+        style: the baked style; ``None`` for every style in one file.
+        image_output: whether its result is an 8-bit image.
+
+    Raises:
+        UsageError: when no row fits.
+    """
     for row in GATES:
         if (
-            row.precision is artifact.precision
-            and row.baked in (None, artifact.style is not None)
-            and row.style in (None, artifact.style)
+            row.precision is precision
+            and row.baked in (None, style is not None)
+            and row.style in (None, style)
             and row.image_output in (None, image_output)
         ):
             return row.gate
-    raise UsageError(f"no gate is defined for {artifact.file!r} ({artifact.precision}): add a row to sdk.verify.GATES.")
+    raise UsageError(f"no gate is defined for the precision {precision}: add a row to sdk.verify.GATES.")
 
 
 def shortfalls(gate: Gate, styles: Sequence[StyleFigures]) -> list[str]:
@@ -555,6 +569,7 @@ __all__ = [
     "Spread",
     "StyleFigures",
     "Verdict",
+    "gate_for",
     "gate_of",
     "load_photos",
     "pair_with_runtimes",

@@ -15,6 +15,7 @@ import logging
 import pickle
 import time
 import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -30,7 +31,7 @@ from torch.utils.data import DataLoader
 from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from training.config import Anneal, Recipe, load_recipe
-from training.data.pairs import Degradation, PairDataset, RunSampler, ViewDataset, open_shards
+from training.data.pairs import Degradation, PairDataset, RunSampler, Shard, ViewDataset, open_shards
 from training.models.generator import count_macs, count_params
 from training.tasks.distill import DistillTask, StyleScore
 
@@ -84,10 +85,26 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
         UsageError: pairs that are missing or do not fit, a run folder in use, a file that cannot be resumed.
         FileTroubleError: the disk says no.
     """
-    pairs = Path(recipe.data.pairs)
+    pairs, data = Path(recipe.data.pairs), recipe.data
+    return fit(
+        recipe,
+        training_samples(recipe, open_shards(pairs / "train", recipe.styles)),
+        ViewDataset(open_shards(pairs / "val", recipe.styles), limit=data.val_views, size=data.val_size),
+        resume=resume,
+        overwrite=overwrite,
+        quiet=quiet,
+    )
+
+
+def training_samples(recipe: Recipe, shards: Sequence[Shard]) -> PairDataset:
+    """What a recipe's ``data`` makes of rendered pairs.
+
+    Raises:
+        UsageError: a crop that does not fit.
+    """
     data = recipe.data
-    training = PairDataset(
-        open_shards(pairs / "train", recipe.styles),
+    return PairDataset(
+        shards,
         crop=data.crop,
         seed=recipe.run.seed,
         mix_share=data.mix_share,
@@ -99,8 +116,25 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
             jpeg_quality=data.jpeg_quality,
         ),
     )
-    validation = ViewDataset(open_shards(pairs / "val", recipe.styles), limit=data.val_views, size=data.val_size)
-    folder = recipe.folder
+
+
+def fit(
+    recipe: Recipe,
+    training: PairDataset,
+    validation: ViewDataset,
+    *,
+    make_task: Callable[[Recipe, Callable[[str], None]], DistillTask] = DistillTask,
+    resume: Path | None = None,
+    overwrite: bool = False,
+    quiet: bool = False,
+) -> DistillTask:
+    """Trains on samples that are at hand; arguments, result and errors as for ``train``.
+
+    Args:
+        training, validation: the samples; ``recipe.data`` only says how many make a batch.
+        make_task: the task, of a recipe and of what takes a line for the log.
+    """
+    data, folder = recipe.data, recipe.folder
     if resume is None and (folder / LAST).exists() and not overwrite:
         raise UsageError(
             f"{folder} holds a run already: go on with --resume last, choose another --set name=..., or --overwrite it."
@@ -116,7 +150,7 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
     if recipe.run.threads:
         torch.set_num_threads(recipe.run.threads)
     log = _Log(folder / "log.txt")
-    task = DistillTask(recipe, log)
+    task = make_task(recipe, log)
     log(
         f"{'resume' if resume else 'start'} {recipe.name}: {count_params(task.generator)} parameters, "
         f"{count_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {training.views} views, "

@@ -31,17 +31,7 @@ def read_json(path: Path) -> Report | BenchReport | ProfileReport:
         UsageError: one sentence, for a file that is missing, not JSON, of another schema, or lacks a field; names it.
         FileTroubleError: when it cannot be read.
     """
-    if not path.is_file():
-        raise UsageError(f"the report {str(path)!r} does not exist: write one with verify --json or bench --json.")
-    with disk_trouble("read", path):
-        data = path.read_bytes()
-    try:
-        content = json.loads(data.decode())
-    except (ValueError, RecursionError) as error:
-        raise UsageError(f"the report {str(path)!r} is not JSON ({error}): write it again.") from error
-    if not isinstance(content, dict) or content.get("schema") != SCHEMA:
-        have = content.get("schema") if isinstance(content, dict) else None
-        raise UsageError(f"{str(path)!r} is not a report of schema {SCHEMA} (it says {have!r}): write it again.")
+    content = _read(path, SCHEMA)
     try:
         if "profiles" in content:
             return _object(ProfileReport, content, "")
@@ -50,6 +40,34 @@ def read_json(path: Path) -> Report | BenchReport | ProfileReport:
         return _object(Report, content, "")
     except _MismatchError as error:
         raise UsageError(f"the report {str(path)!r}: {error}: write it again with verify or bench.") from error
+
+
+def read_as(kind: type[_T], path: Path, *, schema: int = SCHEMA) -> _T:
+    """A JSON file with a ``schema`` and the fields of a frozen dataclass, as that class; other fields are passed over.
+
+    Raises:
+        UsageError: as ``read_json``.
+        FileTroubleError: when it cannot be read.
+    """
+    try:
+        return _object(kind, _read(path, schema), "")
+    except _MismatchError as error:
+        raise UsageError(f"the report {str(path)!r}: {error}: write it again.") from error
+
+
+def _read(path: Path, schema: int) -> dict[str, Any]:
+    if not path.is_file():
+        raise UsageError(f"the report {str(path)!r} does not exist: write one with verify --json or bench --json.")
+    with disk_trouble("read", path):
+        data = path.read_bytes()
+    try:
+        content = json.loads(data.decode())
+    except (ValueError, RecursionError) as error:
+        raise UsageError(f"the report {str(path)!r} is not JSON ({error}): write it again.") from error
+    if not isinstance(content, dict) or content.get("schema") != schema:
+        have = content.get("schema") if isinstance(content, dict) else None
+        raise UsageError(f"{str(path)!r} is not a report of schema {schema} (it says {have!r}): write it again.")
+    return content
 
 
 class _MismatchError(Exception):

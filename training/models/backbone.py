@@ -6,7 +6,9 @@ hardware (Howard et al. 2019, arXiv:1905.02244); it is the one we ship.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
+from typing import Any
 
 import timm
 from timm.models._efficientnet_blocks import SqueezeExcite
@@ -58,23 +60,40 @@ class Encoder(nn.Module):
         width: multiplier of every channel count (rounded to 8).
         stem: channels of the first convolution at stride 2; 16 is timm's.
         activation: ``relu``, ``relu6`` or ``hard_swish``; ReLU6 bounds the ranges that int8 has to cover.
+        pruned: channels of the stem and (hidden, out) of each block, when they are not those of ``width`` and ``stem``.
+
+    Raises:
+        UsageError: an unknown name, or pruned widths that no network of this name can have.
     """
 
-    def __init__(self, name: str, *, width: float = 1.0, stem: int = 16, activation: str = "relu6") -> None:
+    def __init__(
+        self,
+        name: str,
+        *,
+        width: float = 1.0,
+        stem: int = 16,
+        activation: str = "relu6",
+        pruned: tuple[int, Sequence[tuple[int, int]]] | None = None,
+    ) -> None:
         super().__init__()
         if name not in _STAGES:
             raise unknown_name("encoder", name, ENCODERS)
         if activation not in _ACTIVATIONS:
             raise unknown_name("activation", activation, _ACTIVATIONS)
         self.name, self.width, self.stem = name, width, stem
+        stages = decode_arch_def(_STAGES[name])
+        round_width = partial(round_channels, multiplier=width)
+        if pruned is not None:
+            _prune_stages(stages, stem, width, *pruned)
+            stem, round_width = pruned[0], partial(round_channels, multiplier=0)  # 0: as they are
         self.features = MobileNetV3Features(
-            block_args=decode_arch_def(_STAGES[name]),
+            block_args=stages,
             out_indices=(0, 1, 2, 3),
             stem_size=stem,
             fix_stem=True,
             # timm's "same" padding computes its extents from the image's size; a fixed pad of 1 exports for any size.
             pad_type="",
-            round_chs_fn=partial(round_channels, multiplier=width),
+            round_chs_fn=round_width,
             act_layer=_ACTIVATIONS[activation],
             norm_layer=partial(nn.BatchNorm2d, eps=1e-3),
             se_layer=partial(
@@ -137,3 +156,38 @@ class Encoder(nn.Module):
         # conv(x') = conv'(x) - offset; the batch norm right after subtracts its mean, which takes the offset in.
         state["bn1.running_mean"] = state["bn1.running_mean"] + offset
         self.features.load_state_dict(state)
+
+
+def _prune_stages(
+    stages: list[list[dict[str, Any]]], stem: int, width: float, pruned_stem: int, pruned: Sequence[tuple[int, int]]
+) -> None:
+    """Writes explicit widths into timm's block arguments; what is a residual, and how wide a gate is, stays as it was.
+
+    Raises:
+        UsageError: a wrong number of blocks, or a width that its block cannot have.
+    """
+    # timm gives a stage's later blocks stride 1, whatever their arguments say.
+    blocks = [(block, block["stride"] if block is stage[0] else 1) for stage in stages for block in stage]
+    if len(pruned) != len(blocks):
+        raise UsageError(f"pruned widths are given for {len(pruned)} encoder blocks: give them for all {len(blocks)}.")
+    inputs, pruned_inputs = stem, pruned_stem
+    for place, ((block, stride), (hidden, outputs)) in enumerate(zip(blocks, pruned, strict=True)):
+        expands = block["block_type"] == "ir"
+        old_hidden = round_channels(inputs * block["exp_ratio"]) if expands else inputs
+        old_outputs = round_channels(block["out_chs"], multiplier=width)
+        residual = stride == 1 and inputs == old_outputs and not block["noskip"]
+        reason = None
+        if min(hidden, outputs) < 1 or (expands and hidden % 8):
+            reason = "its hidden width is a multiple of 8"
+        elif not expands and hidden != pruned_inputs:
+            reason = f"it has no expansion, so its hidden width is that of its input, {pruned_inputs}"
+        elif residual and outputs != pruned_inputs:
+            reason = f"it is a residual, so it ends as wide as its input, {pruned_inputs}"
+        if reason:
+            raise UsageError(f"encoder block {place} cannot have the pruned widths {hidden}, {outputs}: {reason}.")
+        block["out_chs"], block["noskip"] = outputs, not residual
+        if expands:
+            block["exp_ratio"] = hidden / pruned_inputs
+        if block["se_ratio"]:
+            block["se_ratio"] = round_channels(old_hidden * block["se_ratio"]) / hidden
+        inputs, pruned_inputs = old_outputs, outputs

@@ -15,8 +15,10 @@ Shaped by what phones run well (docs/architecture.md gives the reasons):
 from __future__ import annotations
 
 import dataclasses
+import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +28,21 @@ from sdk.errors import UsageError
 from sdk.spec import SIZE_MULTIPLE
 from training.models.backbone import Encoder
 from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrunedWidths:
+    """Widths of single layers, as pruning leaves them; those of the decoder's strides are ``GeneratorConfig.widths``.
+
+    Attributes:
+        stem: channels of the encoder's first convolution.
+        encoder: (hidden, out) channels of the encoder's blocks in their order; hidden is the depthwise convolution's.
+        decoder: hidden channels of each decoder block, at strides 2, 4, 8, 16.
+    """
+
+    stem: int
+    encoder: tuple[tuple[int, int], ...]
+    decoder: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,10 +59,19 @@ class GeneratorConfig:
         expansions: hidden width of a decoder block, as a multiple of its channels, at strides 2, 4, 8, 16.
         fused: per stride 2, 4, 8, 16, whether a block's 3x3 convolution mixes channels (Fused-MBConv, Tan & Le 2021,
             arXiv:2104.00298) instead of working depthwise: dearer in multiplications, stronger at drawing lines.
+        plain: per stride 2, 4, 8, 16, whether a block is a bare 3x3 convolution with norm and ReLU6, started at the
+            identity (Ding et al. 2021, arXiv:2101.03697, trains a branch for it and folds it in): one pass over memory.
+        conditional: per stride 2, 4, 8, 16, whether a block's norm has a row a style, or is the same for all.
+        conditional_joins: whether the features a join brings up have a conditional norm, taken before they are
+            enlarged: a quarter of the values to scale and shift.
         tail_kernel: kernel of the last convolution.
+        tail_bias: values of its bias: 12, one for each colour of each of the 2 x 2 pixels it draws, or 3, one a colour;
+            with kernel 1 and 3 values it is a transposed convolution in disguise, and ONNX Runtime runs it as one.
         statistics: of the conditional norms.
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
         activation: of the encoder; the decoder has ReLU6.
+        pruned: explicit widths; they overrule ``encoder_width``, ``stem`` and ``expansions``, which then only say what
+            is a residual and what expands. ``None``: not pruned.
     """
 
     styles: int
@@ -56,14 +82,22 @@ class GeneratorConfig:
     depths: tuple[int, int, int, int] = (2, 2, 2, 1)
     expansions: tuple[int, int, int, int] = (1, 2, 2, 2)
     fused: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    plain: tuple[bool, bool, bool, bool] = (False, False, False, False)
+    conditional: tuple[bool, bool, bool, bool] = (True, True, True, True)
+    conditional_joins: tuple[bool, bool, bool] = (False, False, False)
     tail_kernel: int = 3
+    tail_bias: Literal[3, 12] = 12
     statistics: Statistics = Statistics.RUNNING
     sft: bool = False
     activation: str = "relu6"
+    pruned: PrunedWidths | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the checkpoint."""
-        return {k: list(v) if isinstance(v, tuple) else v for k, v in dataclasses.asdict(self).items()}
+        """Plain JSON types, for the checkpoint; ``pruned`` is there only when it says something."""
+        values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
+        if self.pruned is None:
+            del values["pruned"]
+        return values
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> GeneratorConfig:
@@ -82,6 +116,9 @@ class GeneratorConfig:
             )
         made: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
         made["statistics"] = Statistics(made.get("statistics", Statistics.RUNNING))
+        if made.get("pruned") is not None:
+            lists: dict[str, Any] = {k: tuple(map(tuple, v)) if k != "stem" else v for k, v in made["pruned"].items()}
+            made["pruned"] = PrunedWidths(**lists)
         return cls(**made)
 
 
@@ -127,10 +164,17 @@ class DecoderBlock(nn.Module):
     """
 
     def __init__(
-        self, channels: int, expansion: int, styles: int, statistics: Statistics, *, fused: bool = False
+        self,
+        channels: int,
+        expansion: int,
+        styles: int,
+        statistics: Statistics,
+        *,
+        fused: bool = False,
+        hidden: int | None = None,
     ) -> None:
         super().__init__()
-        hidden = channels * expansion
+        hidden = channels * expansion if hidden is None else hidden  # given: a pruned block
         self.expand = ConvNormAct(channels, hidden, 1) if expansion > 1 and not fused else None
         inputs, groups = (channels, 1) if fused else (hidden, hidden)
         self.spatial = ConvNormAct(inputs, hidden, 3, groups=groups, styles=styles, statistics=statistics)
@@ -142,17 +186,63 @@ class DecoderBlock(nn.Module):
         return x + self.project(self.spatial(hidden, style), style)
 
 
+class PlainBlock(nn.Module):
+    """One 3x3 convolution, norm and ReLU6; it starts as the identity on values in [0, 6]."""
+
+    def __init__(self, inputs: int, outputs: int, styles: int, statistics: Statistics) -> None:
+        super().__init__()
+        self.spatial = ConvNormAct(inputs, outputs, 3, styles=styles, statistics=statistics)
+        with torch.no_grad():
+            self.spatial.conv.weight[:, :, 1, 1] += torch.eye(outputs, inputs)
+
+    def forward(self, x: Tensor, style: Tensor) -> Tensor:
+        """``N x C x H x W`` and ``N x S`` to ``N x C' x H x W``."""
+        return self.spatial(x, style)
+
+
 class Join(nn.Module):
     """Brings deep features up one octave and adds the encoder's skip: ``up(conv1x1(deep)) + conv1x1(skip)``."""
 
-    def __init__(self, deep: int, skip: int, channels: int) -> None:
+    def __init__(
+        self, deep: int, skip: int, channels: int, *, styles: int = 0, statistics: Statistics = Statistics.RUNNING
+    ) -> None:
         super().__init__()
-        self.deep = ConvNormAct(deep, channels, 1, activation=False)
+        self.deep = ConvNormAct(deep, channels, 1, styles=styles, statistics=statistics, activation=False)
         self.skip = ConvNormAct(skip, channels, 1, activation=False)
 
     def forward(self, deep: Tensor, skip: Tensor, style: Tensor) -> Tensor:
         """``N x D x H/2 x W/2`` and ``N x K x H x W`` to ``N x C x H x W``."""
         return upsample(self.deep(deep, style)) + self.skip(skip, style)
+
+
+class Tail(nn.Conv2d):
+    """The last convolution: 12 channels at stride 2, channel ``4 * colour + 2 * row + column`` of 2 x 2 pixels.
+
+    Args:
+        channels: of its input.
+        kernel: 1 or 3.
+        bias: 12, or 3 for one that the four pixels share.
+    """
+
+    def __init__(self, channels: int, kernel: int, *, bias: int) -> None:
+        super().__init__(channels, 12, kernel, padding=kernel // 2)
+        self.bias = nn.Parameter(torch.zeros(bias))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``N x C x H x W`` to ``N x 12 x H x W``."""
+        return F.conv2d(x, self.weight, self._whole_bias(), padding=self.padding)
+
+    def plain(self) -> nn.Conv2d:
+        """The same convolution with all 12 values of its bias."""
+        kernel = self.weight.shape[2]
+        made = nn.Conv2d(self.in_channels, 12, kernel, padding=kernel // 2)
+        made.weight = self.weight
+        made.bias = nn.Parameter(self._whole_bias().detach().clone())
+        return made
+
+    def _whole_bias(self) -> Tensor:
+        assert self.bias is not None  # the constructor makes one
+        return self.bias if len(self.bias) == 12 else self.bias[:, None].expand(3, 4).reshape(12)
 
 
 def upsample(x: Tensor) -> Tensor:
@@ -170,22 +260,36 @@ class Generator(nn.Module):
     def __init__(self, config: GeneratorConfig) -> None:
         super().__init__()
         self.config = config
+        pruned = config.pruned
         self.encoder = Encoder(
-            config.encoder, width=config.encoder_width, stem=config.stem, activation=config.activation
+            config.encoder,
+            width=config.encoder_width,
+            stem=config.stem,
+            activation=config.activation,
+            pruned=None if pruned is None else (pruned.stem, pruned.encoder),
         )
         rows, statistics = config.styles, config.statistics
         w2, w4, w8, w16 = config.widths
         e2, e4, e8, e16 = self.encoder.channels
         self.bridge = ConvNormAct(e16, w16, 1, activation=False)
-        self.joins = nn.ModuleList([Join(w16, e8, w8), Join(w8, e4, w4), Join(w4, e2, w2)])
-        self.stages = nn.ModuleList(
-            nn.ModuleList(DecoderBlock(width, expansion, rows, statistics, fused=fused) for _ in range(depth))
-            for width, depth, expansion, fused in zip(
-                config.widths[::-1], config.depths[::-1], config.expansions[::-1], config.fused[::-1], strict=True
+        if rows > 1 and not any(
+            (*config.conditional_joins, *(c and d for c, d in zip(config.conditional, config.depths, strict=True)))
+        ):
+            raise UsageError(
+                f"no norm of this network looks at the style, so its {rows} styles would be one: set `conditional` "
+                "for a stride that has blocks, or `conditional_joins`."
             )
+        j2, j4, j8 = (rows if conditional else 0 for conditional in config.conditional_joins)
+        self.joins = nn.ModuleList(
+            [
+                Join(_outputs(config, 3), e8, w8, styles=j8, statistics=statistics),
+                Join(_outputs(config, 2), e4, w4, styles=j4, statistics=statistics),
+                Join(_outputs(config, 1), e2, w2, styles=j2, statistics=statistics),
+            ]
         )
+        self.stages = nn.ModuleList(_blocks(config, level) for level in (3, 2, 1, 0))
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
-        self.tail = nn.Conv2d(w2, 12, config.tail_kernel, padding=config.tail_kernel // 2)
+        self.tail: nn.Conv2d = Tail(_outputs(config, 0), config.tail_kernel, bias=config.tail_bias)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
 
     def raw(self, image: Tensor, style: Tensor) -> Tensor:
@@ -208,6 +312,74 @@ class Generator(nn.Module):
     def forward(self, image: Tensor, style: Tensor) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+def _blocks(config: GeneratorConfig, level: int) -> nn.ModuleList:
+    """The decoder blocks of level 0 to 3: strides 2, 4, 8, 16."""
+    width, styles = config.widths[level], config.styles if config.conditional[level] else 0
+    blocks: list[nn.Module] = []
+    inputs = width
+    for hidden in _hidden(config)[level]:
+        if config.plain[level]:
+            outputs = hidden or width
+            blocks.append(PlainBlock(inputs, outputs, styles, config.statistics))
+            inputs = outputs
+        else:
+            expansion, fused = config.expansions[level], config.fused[level]
+            blocks.append(DecoderBlock(width, expansion, styles, config.statistics, fused=fused, hidden=hidden))
+    return nn.ModuleList(blocks)
+
+
+def _outputs(config: GeneratorConfig, level: int) -> int:
+    """Channels that leave the blocks of a level: plain blocks may narrow them."""
+    row = _hidden(config)[level]
+    return (row[-1] if config.plain[level] and row else None) or config.widths[level]
+
+
+def _hidden(config: GeneratorConfig) -> Sequence[Sequence[int | None]]:
+    """Hidden channels of every decoder block at strides 2, 4, 8, 16; ``None``: as the expansion says.
+
+    Raises:
+        UsageError: pruned widths that the blocks cannot have.
+    """
+    if config.pruned is None:
+        return [(None,) * depth for depth in config.depths]
+    rows = config.pruned.decoder
+    if [len(row) for row in rows] != list(config.depths):
+        raise UsageError(
+            f"pruned widths are given for {[len(row) for row in rows]} decoder blocks: give them for all, "
+            f"{list(config.depths)}."
+        )
+    free = (fused or plain for fused, plain in zip(config.fused, config.plain, strict=True))
+    for width, row, expansion, any_width in zip(config.widths, rows, config.expansions, free, strict=True):
+        if not any_width and expansion == 1 and set(row) - {width}:
+            raise UsageError(
+                f"a decoder block without an expansion cannot have the pruned widths {list(row)}: its hidden width is "
+                f"that of its stride, {width}."
+            )
+    return rows
+
+
+def config_with_widths(generator: Generator) -> GeneratorConfig:
+    """The config that states the widths a network really has, read from its convolutions."""
+    features = generator.encoder.features
+    blocks = [block for stage in features.blocks for block in stage]  # type: ignore[attr-defined]
+    # From the deepest stride to the shallowest, as the decoder runs.
+    stages = [list(stage) for stage in generator.stages]  # type: ignore[call-overload]
+    entries: list[Any] = [generator.bridge, *(join.skip for join in generator.joins)]
+    w16, w8, w4, w2 = (entry.conv.out_channels for entry in entries)
+    return dataclasses.replace(
+        generator.config,
+        widths=(w2, w4, w8, w16),
+        pruned=PrunedWidths(
+            stem=features.conv_stem.out_channels,
+            encoder=tuple(
+                (b.conv_dw.out_channels, (b.conv_pwl if hasattr(b, "conv_pwl") else b.conv_pw).out_channels)
+                for b in blocks
+            ),
+            decoder=tuple(tuple(block.spatial.conv.out_channels for block in stage) for stage in stages[::-1]),
+        ),
+    )
 
 
 def check_input(image: Tensor, style: Tensor, styles: int) -> None:

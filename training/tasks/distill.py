@@ -136,8 +136,9 @@ class DistillTask(pl.LightningModule):
         Raises:
             UsageError: when the loss is not finite any more.
         """
-        image, style, target = batch
-        image, target = self._picture(image), self._picture(target)
+        image, style, stored = batch
+        image = self._picture(image)
+        target = self.target(image, style, self._picture(stored))
         output = self.draw(image, style)
         border = self.recipe.loss.border
         if border:
@@ -157,6 +158,10 @@ class DistillTask(pl.LightningModule):
             self._losses[name] = self._losses.get(name, 0.0) + float(part.detach())
         self._line_steps += 1
         return total
+
+    def target(self, image: Tensor, style: Tensor, teacher: Tensor) -> Tensor:
+        """What the network's picture shall be, ``N x 3 x C x C`` in [0, 1]: here what the teacher drew."""
+        return teacher
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Moves the average, and tells how it goes."""

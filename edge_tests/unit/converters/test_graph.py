@@ -37,8 +37,15 @@ def _count(module: nn.Module, *kinds: type[nn.Module]) -> int:
 @pytest.mark.parametrize("style", [None, MIX], ids=["multi", "baked"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"encoder": "tf_mobilenetv3_large_minimal_100"}, {"sft": True}, {"fused": (True, True, False, False)}],
-    ids=["small", "large", "sft", "fused"],
+    [
+        {},
+        {"encoder": "tf_mobilenetv3_large_minimal_100"},
+        {"sft": True},
+        {"fused": (True, True, False, False)},
+        {"plain": (True, True, False, False), "conditional": (False, False, True, True)},
+        {"conditional": (False,) * 4, "conditional_joins": (True, True, True), "tail_kernel": 1, "tail_bias": 3},
+    ],
+    ids=["small", "large", "sft", "fused", "plain", "joins"],
 )
 def test_graph_equals_the_network_before_the_clamp(
     build_network: Callable[..., Generator],

@@ -17,6 +17,7 @@ from converters.graph import deployable, example_inputs
 from converters.quantize import (
     PictureQuantizer,
     Quantized,
+    _limits,
     absorb_activations,
     quantize,
     quantize_dynamic,
@@ -115,7 +116,7 @@ def test_every_convolution_add_and_mul_works_on_8_bit_values(multi: Quantized) -
 
 
 def test_record_names_method_and_calibration(multi: Quantized, calibration: CalibrationSet) -> None:
-    assert "least squares" in multi.record.method
+    assert multi.record.method.endswith("least-squares")
     assert multi.record.calibration_sha256 == calibration.sha256
     assert multi.record.calibration_images == len(calibration) == 48
     assert multi.record.float_layers == ()
@@ -132,6 +133,25 @@ def test_float_layers_stay_in_float(network: Generator, baked_calibration: Calib
     ]
     assert len(floats) == 1
     assert "bridge" in str(floats[0].args[1])
+
+
+def test_what_a_style_gives_is_found_through_any_operators_and_for_each_style_alone() -> None:
+    """Rows looked up by slices of one product, not by a convolution each."""
+
+    class Lookup(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.rows = nn.Parameter(torch.tensor([[1.0, 2.0, -0.5, 0.25], [3.0, 4.0, 5.0, 0.75]]), requires_grad=False)
+            self.conv = nn.Conv2d(3, 2, 1)
+
+        def forward(self, image: Tensor, style: Tensor) -> Tensor:
+            rows = (style @ self.rows)[:, :, None, None]
+            return F.hardtanh(self.conv(image) * rows[:, :2] + rows[:, 2:], 0.0, 6.0)
+
+    exported = torch.export.export(Lookup(), (torch.rand(1, 3, 4, 4), torch.eye(2)[:1])).module()
+    (product,) = (node for node in exported.graph.nodes if node.target is aten.mul.Tensor)
+    # Shifts from -0.5 to 5: the product matters from -5 to 6.5.
+    assert _limits(product) == (-5.0, 6.5)
 
 
 def test_unknown_float_layer_is_refused(network: Generator, calibration: CalibrationSet) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from converters.ranges import SAMPLES, Observed, RangeMethod, least_squares
+from converters.ranges import SAMPLES, Observed, RangeMethod, least_squares, percentile
 
 
 def _observed(*samples: np.ndarray) -> Observed:
@@ -66,6 +66,22 @@ def test_least_squares_keeps_an_extreme_that_is_not_rare() -> None:
     """A dark photo with a white frame: clipping the frame would be seen."""
     values = np.concatenate([np.random.default_rng(0).uniform(0, 0.3, 900), np.full(100, 1.0)])
     assert least_squares(values, 0.0, 1.0)[1] == pytest.approx(1.0)
+
+
+def test_percentile_by_hand() -> None:
+    """The figures -4..5: nine of ten values are at most 4, nine of ten at least -3."""
+    values = np.random.default_rng(0).permutation(np.arange(-4, 6))
+    assert percentile(values, 0.9) == (-3.0, 4.0)
+    assert percentile(values, 0.8) == (-2.0, 3.0)
+    assert percentile(values, 1.0) == (-4.0, 5.0)
+    assert percentile(np.arange(1, 11), 0.9) == (0.0, 9.0)  # zero is put inside
+
+
+def test_percentile_gives_up_one_value_in_ten_thousand_at_either_end() -> None:
+    values = np.arange(1, SAMPLES + 1, dtype=np.float32) / SAMPLES
+    made = _observed(*[values] * 10, np.array([-7.0, 9.0]))
+    assert made.range(RangeMethod.MIN_MAX) == (-7.0, 9.0)
+    assert made.range(RangeMethod.PERCENTILE) == (0.0, 1.0)  # 20482 values: at most two are beyond each end
 
 
 def test_constant_and_empty_tensors() -> None:

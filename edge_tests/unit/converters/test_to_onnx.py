@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,16 +18,20 @@ from torch import nn  # noqa: E402
 
 from converters.calibration import CalibrationSet  # noqa: E402
 from converters.graph import deployable, example_inputs  # noqa: E402
+from converters.ranges import RangeMethod  # noqa: E402
 from converters.request import ExportOptions, ExportSpec  # noqa: E402
 from converters.to_onnx import (  # noqa: E402
     REFERENCE,
     clamp_before_shuffle,
     draw_reference,
-    limit_scaling,
+    observe,
+    product_limits,
     prove_reference,
+    quantize_qdq,
     reference_io,
     to_onnx,
     trace,
+    transpose_tail,
     write_reference,
 )
 from sdk.errors import ExitCode, GateError, UsageError  # noqa: E402
@@ -228,6 +233,41 @@ def test_the_last_clamp_stands_where_onnx_runtime_fuses_it_and_changes_no_bit(ne
     assert want.min() == 0  # the clamp had something to do
 
 
+def ops(model: onnx.ModelProto) -> list[str]:
+    return [node.op_type for node in model.graph.node]
+
+
+@pytest.mark.parametrize("style", [None, np.eye(3, dtype=np.float32)[1]], ids=["multi", "baked"])
+def test_a_1x1_tail_and_its_shuffle_become_one_transposed_convolution(style, build_network, pictures, tmp_path) -> None:
+    network = build_network(tail_kernel=1, tail_bias=3)
+    torch.nn.init.uniform_(network.tail.bias, 0.2, 0.8)
+    network.tail.weight.data *= 3  # some values beyond [0, 1], for the clamp
+    graph = deployable(network, style=style)
+    artifact = to_onnx(graph, spec(style=None if style is None else "pencil"), ExportOptions(folder=tmp_path))
+    made = ops(onnx.load(tmp_path / artifact.file))
+    assert made[-2:] == ["ConvTranspose", "Clip"]
+    assert "DepthToSpace" not in made
+    image = artifact.io.image.encode(pictures[:1].astype(np.float32) / 255)
+    row = np.eye(3, dtype=np.float32)[1:2]
+    with torch.no_grad():
+        want = network(torch.from_numpy(image), torch.from_numpy(row)).numpy()
+    assert want.min() == 0
+    assert want.max() == 1
+    have = run(tmp_path / artifact.file, image, row if style is None else None)
+    assert np.abs(have - want).max() <= 1e-5
+
+
+@pytest.mark.parametrize("options", [{"tail_kernel": 1}, {"tail_bias": 3}], ids=["twelve biases", "3x3"])
+def test_a_tail_that_is_no_transposed_convolution_keeps_its_shuffle(options, build_network) -> None:
+    network = build_network(**options)
+    torch.nn.init.uniform_(network.tail.bias, 0.2, 0.8)
+    graph = deployable(network)
+    model = trace(graph, example_inputs(graph, SIZE))
+    before = model.SerializeToString()
+    assert not transpose_tail(model.graph)
+    assert model.SerializeToString() == before
+
+
 def test_a_graph_with_an_operator_that_fixes_extents_is_not_opened(monkeypatch) -> None:
     class Flat(nn.Module):
         def forward(self, image: torch.Tensor) -> torch.Tensor:
@@ -319,16 +359,60 @@ def test_the_read_back_computes_what_the_file_says_whatever_the_hosts_instructio
     assert np.abs(run(int8, image, row) - run(int8, image, row, plain=True)).max() <= 2.01 / 255
 
 
-def test_limiting_the_styles_scaling_changes_no_picture(network, pictures, tmp_path) -> None:
+@pytest.fixture(scope="module")
+def traced(network: Generator) -> onnx.ModelProto:
     graph = deployable(network)
-    model = trace(graph, example_inputs(graph, SIZE))
-    onnx.save(model, tmp_path / "before.onnx")
-    assert limit_scaling(model.graph) == 4  # one a decoder block
-    onnx.save(model, tmp_path / "after.onnx")
+    return trace(graph, example_inputs(graph, SIZE))
+
+
+def test_what_a_relu6_cuts_off_a_styles_product_changes_no_picture(traced, calibration, pictures, tmp_path) -> None:
+    limits = product_limits(traced, observe(traced, calibration))
+    assert len(limits) == 4  # one a decoder block
+    limited = copy.deepcopy(traced)
+    for name, ends in limits.items():
+        (reader,) = (node for node in limited.graph.node if name in node.input)
+        bounds = [f"{name}_low", f"{name}_high"]
+        limited.graph.initializer.extend(
+            numpy_helper.from_array(np.float32(end), bound) for end, bound in zip(ends, bounds, strict=True)
+        )
+        reader.input[list(reader.input).index(name)] = f"{name}_limited"
+        place = list(limited.graph.node).index(reader)
+        limited.graph.node.insert(place, onnx.helper.make_node("Clip", [name, *bounds], [f"{name}_limited"]))
+    onnx.save(traced, tmp_path / "before.onnx")
+    onnx.save(limited, tmp_path / "after.onnx")
     image = (pictures[:1].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
     for row in (*np.eye(3, dtype=np.float32), np.array([0.5, 0.2, 0.3], np.float32)):
         before, after = (run(tmp_path / name, image, row[None]) for name in ("before.onnx", "after.onnx"))
         assert np.abs(before - after).max() <= 1e-6
+
+
+def test_every_tensor_is_watched_and_holds_what_the_network_computes(traced, calibration) -> None:
+    found = observe(traced, calibration)
+    assert set(found) == {"image", "style", *(name for node in traced.graph.node for name in node.output)}
+    assert (found["style"].low, found["style"].high) == (0.0, 1.0)
+    assert found["image"].high == float(calibration.photos.max())
+    drawn = [run_model(traced, inputs) for inputs in calibration.tensors(baked=False)]
+    assert found["cartoon"].high == pytest.approx(max(float(picture.max()) for picture in drawn), abs=1e-6)
+    assert found["cartoon"].low == pytest.approx(min(float(picture.min()) for picture in drawn), abs=1e-6)
+
+
+def run_model(model: onnx.ModelProto, inputs: tuple[torch.Tensor, ...]) -> np.ndarray:
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    return session.run(None, dict(zip(("image", "style"), (i.numpy() for i in inputs), strict=True)))[0]
+
+
+@pytest.mark.parametrize("ranges", list(RangeMethod))
+def test_the_saved_grids_are_those_of_the_chosen_ranges(traced, calibration, ranges) -> None:
+    """A quantizer that calibrated by itself would be found out: it knows min-max only."""
+    quantized, record = quantize_qdq(traced, calibration, ranges=ranges)
+    assert record.method.endswith(ranges)
+    observed, values = observe(traced, calibration), constants(quantized)
+    clips = [node for node in traced.graph.node if node.op_type == "Clip" and "cartoon" not in node.output]
+    assert len(clips) > 10
+    for clip in clips:  # the quantizer writes the values after a ReLU6 in place of those before it
+        low, high = observed[clip.output[0]].range(ranges)
+        scale = float(values[f"{clip.output[0]}_scale"])
+        assert scale == pytest.approx((high - low) / 255, rel=1e-5)
 
 
 def test_two_int8_exports_are_the_same_bytes(int8, network, calibration, tmp_path) -> None:

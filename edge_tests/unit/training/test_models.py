@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -15,7 +16,17 @@ from sdk.errors import FileTroubleError, UsageError
 from training.checkpoint import PRETRAINED, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import load_recipe
 from training.models.backbone import ENCODERS, Encoder
-from training.models.generator import Generator, GeneratorConfig, count_macs, count_params, upsample
+from training.models.generator import (
+    Generator,
+    GeneratorConfig,
+    PlainBlock,
+    PrunedWidths,
+    Tail,
+    config_with_widths,
+    count_macs,
+    count_params,
+    upsample,
+)
 from training.models.norm import EPSILON, ConditionalNorm2d, Statistics
 
 STYLES = ("comic", "pencil")
@@ -100,6 +111,57 @@ def test_no_convolution_writes_at_full_resolution() -> None:
     with torch.no_grad():
         network(torch.rand(1, 3, 64, 64), torch.eye(2)[:1])
     assert max(seen) == (32, 32)
+
+
+@pytest.mark.parametrize("encoder", ENCODERS)
+def test_widths_written_out_give_the_same_network(encoder: str) -> None:
+    network = stirred(dataclasses.replace(SMALL, encoder=encoder, stem=24))
+    written = config_with_widths(network)
+    assert dataclasses.replace(written, pruned=None) == network.config
+    again = Generator(written).eval()
+    again.load_state_dict(network.state_dict())
+    image, style = torch.rand(1, 3, 32, 32), torch.eye(2)[:1]
+    with torch.no_grad():
+        assert torch.equal(again.raw(image, style), network.raw(image, style))
+
+
+def pruned_widths(config: GeneratorConfig) -> PrunedWidths:
+    widths = config_with_widths(Generator(config)).pruned
+    assert widths is not None
+    return widths
+
+
+def test_a_block_that_was_no_residual_does_not_become_one_by_narrowing() -> None:
+    """Block 6 goes from 40 to 48 channels at stride 1; narrowed to 40 to 40 it must still not add its input."""
+    widths = pruned_widths(SMALL)
+    narrow = dataclasses.replace(widths, encoder=(*widths.encoder[:6], (120, 40), (144, 40)))
+    network = Generator(dataclasses.replace(SMALL, pruned=narrow))
+    assert [block.has_skip for stage in network.encoder.features.blocks for block in stage] == [
+        False, False, True, False, True, True, False, True,
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"encoder": ((16, 16),)}, "for 1 encoder blocks: give them for all 8"),
+        ({"stem": 24}, "block 0 cannot have the pruned widths 16, 16: it has no expansion"),
+        ({"encoder": 1}, "block 2 cannot have the pruned widths 88, 32: it is a residual"),
+        ({"encoder": 2}, "block 1 cannot have the pruned widths 20, 24: its hidden width is a multiple of 8"),
+        ({"decoder": ((8,), (8,), (16,))}, "for \\[1, 1, 1\\] decoder blocks"),
+        ({"decoder": ((16,), (8,), (16,), (16,))}, "without an expansion cannot have the pruned widths \\[16\\]"),
+    ],
+)
+def test_pruned_widths_that_no_network_can_have_are_refused_in_one_sentence(change: dict, words: str) -> None:
+    config = dataclasses.replace(SMALL, stem=16)
+    widths = pruned_widths(config)
+    if change.get("encoder") == 1:
+        change = {"encoder": (*widths.encoder[:2], (88, 32), *widths.encoder[3:])}
+    elif change.get("encoder") == 2:
+        change = {"encoder": (widths.encoder[0], (20, 24), *widths.encoder[2:])}
+    with pytest.raises(UsageError, match=words) as caught:
+        Generator(dataclasses.replace(config, pruned=dataclasses.replace(widths, **change)))
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize("name", ENCODERS)
@@ -298,6 +360,19 @@ def test_style_names_must_match_the_rows(tmp_path: Path) -> None:
         )
 
 
+def test_a_pruned_checkpoint_brings_its_widths_back_and_an_ordinary_one_says_nothing_of_them(tmp_path: Path) -> None:
+    network = stirred()
+    narrow = dataclasses.replace(
+        SMALL, pruned=dataclasses.replace(pruned_widths(SMALL), decoder=((8,), (8,), (8,), (8,)))
+    )
+    for config in (SMALL, narrow):
+        save_checkpoint(
+            tmp_path / "a.safetensors", Generator(config), CheckpointInfo(name="a", version="1", styles=STYLES)
+        )
+        assert load_checkpoint(tmp_path / "a.safetensors").generator.config == config
+    assert "pruned" not in network.config.to_dict()
+
+
 def test_the_shipped_checkpoint_loads_and_is_small() -> None:
     loaded = load_checkpoint(PRETRAINED)
     assert PRETRAINED.stat().st_size < 4_000_000
@@ -305,3 +380,58 @@ def test_the_shipped_checkpoint_loads_and_is_small() -> None:
     assert set(loaded.info.styles) >= {"comic", "anime", "cel", "pencil", "watercolor"}
     assert loaded.info.licence
     assert loaded.info.provenance
+
+
+# --- where styles enter, plain blocks, the tail
+
+
+def conditional_norms(network: Generator) -> list[str]:
+    return [path for path, module in network.named_modules() if isinstance(module, ConditionalNorm2d)]
+
+
+def test_styles_enter_only_where_the_config_says() -> None:
+    options = vars(SMALL) | {"conditional": (False, False, True, True), "conditional_joins": (True, False, False)}
+    network = stirred(GeneratorConfig(**options))
+    # Stages go from stride 16 to stride 2, joins from the one to stride 8 to the one to stride 2.
+    assert conditional_norms(network) == ["joins.2.deep.norm", "stages.0.0.spatial.norm", "stages.1.0.spatial.norm"]
+    image = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        first, second = (network.raw(image, row[None]) for row in torch.eye(2))
+    assert (first - second).abs().mean() > 1e-3
+
+
+def test_a_network_whose_norms_all_ignore_the_style_is_refused() -> None:
+    nowhere = vars(SMALL) | {"conditional": (False,) * 4}
+    with pytest.raises(UsageError, match="no norm of this network looks at the style"):
+        Generator(GeneratorConfig(**nowhere))
+    without_blocks = vars(SMALL) | {"conditional": (True, False, False, False), "depths": (0, 1, 1, 1)}
+    with pytest.raises(UsageError, match="its 2 styles would be one"):
+        Generator(GeneratorConfig(**without_blocks))
+    Generator(GeneratorConfig(**nowhere | {"styles": 1}))
+
+
+def test_a_plain_block_is_one_convolution_that_starts_near_the_identity() -> None:
+    torch.manual_seed(0)
+    block = PlainBlock(16, 16, 0, Statistics.RUNNING).eval()
+    assert [type(m).__name__ for m in block.modules() if not list(m.children())] == ["Conv2d", "BatchNorm2d", "ReLU6"]
+    block.spatial.conv.weight.data -= block.spatial.conv.weight.data * (torch.arange(9).view(3, 3) != 4)  # centre taps
+    x = torch.rand(1, 16, 8, 8) * 6
+    noise = block.spatial.conv.weight.data[:, :, 1, 1] - torch.eye(16)
+    assert noise.abs().max() < 0.2
+    block.spatial.conv.weight.data[:, :, 1, 1] -= noise
+    with torch.no_grad():
+        assert torch.allclose(block(x, torch.zeros(1, 0)), x, atol=1e-3)  # up to the norm's epsilon
+
+
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_tail_with_one_bias_a_colour_shares_it_among_the_four_pixels(kernel: int) -> None:
+    tail = Tail(8, kernel, bias=3)
+    tail.bias.data = torch.tensor([0.1, 0.2, 0.3])
+    plain = tail.plain()
+    assert type(plain) is nn.Conv2d
+    assert plain.bias is not None
+    assert plain.bias.tolist() == pytest.approx([0.1] * 4 + [0.2] * 4 + [0.3] * 4)
+    x = torch.rand(1, 8, 8, 8)
+    assert torch.equal(tail(x), plain(x))
+    grey = nn.functional.pixel_shuffle(tail(torch.zeros(1, 8, 4, 4)), 2)
+    assert torch.allclose(grey, torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1).expand(1, 3, 8, 8))
