@@ -26,7 +26,7 @@ from converters.graph import DeployGraph, deployable, example_inputs, require_in
 from converters.ranges import RangeMethod
 from converters.simulation import Simulation, simulate
 from sdk.errors import ToonEdgeError
-from sdk.metrics import ssim
+from sdk.metrics import psnr_db, ssim
 from sdk.spec import parse_size, style_weights
 from sdk.verify import Gate
 from training.checkpoint import PRETRAINED, load_checkpoint
@@ -64,14 +64,21 @@ class FloatChoice:
         layers: module paths, sorted; empty when int8 meets the gate by itself.
         macs: their share of all multiply-accumulates, [0, 1].
         mean, worst: SSIM of the style that is nearest to its bar, or furthest below it.
-        meets: whether the gate is met.
+        psnr_db: mean PSNR of that style.
+        margin: how far that style is above its bars, the least of them, in SSIM; 1 dB counts as 0.01 of SSIM.
     """
 
     layers: tuple[str, ...]
     macs: float
     mean: float
     worst: float
-    meets: bool
+    psnr_db: float
+    margin: float
+
+    @property
+    def meets(self) -> bool:
+        """Whether the gate is met."""
+        return self.margin >= 0
 
 
 class _Judge:
@@ -94,23 +101,28 @@ class _Judge:
 
     def ssim(self) -> np.ndarray:
         """SSIM as ``styles x photos``, with what is switched on."""
+        return self._figures()[0]
+
+    def _figures(self) -> np.ndarray:
+        """SSIM and PSNR in dB as ``2 x styles x photos``, with what is switched on."""
         have = draw(self.simulation.module, self._inputs)
-        values = [ssim(*pair) for pair in zip(have, self._wanted, strict=True)]
-        return np.array(values).reshape(-1, self._styles).T
+        values = [(ssim(*pair), psnr_db(*pair)) for pair in zip(have, self._wanted, strict=True)]
+        return np.array(values).T.reshape(2, -1, self._styles).swapaxes(1, 2)
 
     def judge(self, layers: Collection[str], gate: Gate) -> FloatChoice:
         """int8 with some layers in float."""
         self.simulation.keep_float(layers)
-        values = self.ssim()
-        means, worsts = values.mean(1), values.min(1)
-        margins = np.minimum(means - (gate.ssim_mean or 0.0), worsts - (gate.ssim_worst or 0.0))
-        nearest = int(margins.argmin())
+        likeness, peaks = self._figures()
+        means, worsts, levels = likeness.mean(1), likeness.min(1), peaks.mean(1)
+        margins = [_margin(*figures, gate) for figures in zip(means, worsts, levels, strict=True)]
+        nearest = int(np.argmin(margins))
         return FloatChoice(
             layers=tuple(sorted(layers)),
             macs=self.share(layers),
             mean=float(means[nearest]),
             worst=float(worsts[nearest]),
-            meets=bool(margins[nearest] >= 0),
+            psnr_db=float(levels[nearest]),
+            margin=margins[nearest],
         )
 
     def sensitivities(self, layers: Sequence[str]) -> list[Sensitivity]:
@@ -163,7 +175,7 @@ def choose_float_layers(
     Args:
         graph: from ``converters.graph.deployable``; running statistics.
         calibration: photos and styles.
-        gate: bars on the SSIM of each style; what it says of max-abs is not judged.
+        gate: bars on the SSIM and PSNR of each style; what it says of max-abs is not judged.
         budget: most of the multiply-accumulates that may be in float, [0, 1].
         photos: how many the sets are judged by, each in every style.
         ranges: as for ``converters.quantize.quantize``.
@@ -188,7 +200,7 @@ def choose_float_layers(
         best = better
     for layer in best.layers:
         fewer = judge.judge([kept for kept in best.layers if kept != layer], gate)
-        if fewer.meets or _margin(fewer, gate) >= _margin(best, gate):
+        if fewer.meets or fewer.margin >= best.margin:
             best = fewer
     return best
 
@@ -203,8 +215,8 @@ def _best_addition(
         sets = [(*best.layers, *addition) for addition in additions]
         fitting = [layers for layers in sets if judge.share(layers) <= budget]
         tried = [judge.judge(layers, gate) for layers in fitting[:_TRIED]]
-        better = max(tried, key=lambda choice: _margin(choice, gate), default=best)
-        if _margin(better, gate) > _margin(best, gate):
+        better = max(tried, key=lambda choice: choice.margin, default=best)
+        if better.margin > best.margin:
             return better
     return None
 
@@ -236,8 +248,14 @@ def share_of_macs(macs: Mapping[str, int], layers: Collection[str]) -> float:
     return inside / sum(macs.values())
 
 
-def _margin(choice: FloatChoice, gate: Gate) -> float:
-    return min(choice.mean - (gate.ssim_mean or 0.0), choice.worst - (gate.ssim_worst or 0.0))
+def _margin(mean: float, worst: float, psnr_db: float, gate: Gate) -> float:
+    """See ``FloatChoice.margin``."""
+    bars = ((mean, gate.ssim_mean), (worst, gate.ssim_worst), (psnr_db / 100, _hundredth(gate.psnr_mean)))
+    return min(float(value) - bar for value, bar in bars if bar is not None)
+
+
+def _hundredth(value: float | None) -> float | None:
+    return None if value is None else value / 100
 
 
 def draw(module: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> list[np.ndarray]:

@@ -48,11 +48,11 @@ def markdown_text(report: Report) -> str:
 def gates_markdown_text() -> str:
     """The table of gates, as ``docs/verification.md`` shows it."""
     lines = [
-        "| Precision | Style | Max-abs, at most | SSIM mean, at least | SSIM worst, at least |",
-        "| --- | --- | --: | --: | --: |",
+        "| Precision | Style | Max-abs, at most | SSIM mean, at least | SSIM worst, at least | PSNR in dB, at least |",
+        "| --- | --- | --: | --: | --: | --: |",
     ]
     for row in GATES:
-        bars = (row.gate.max_abs, row.gate.ssim_mean, row.gate.ssim_worst)
+        bars = (row.gate.max_abs, row.gate.ssim_mean, row.gate.ssim_worst, row.gate.psnr_mean)
         cells = [row.precision.value + (", image output" if row.image_output else ""), _styles(row)]
         lines.append("| " + " | ".join([*cells, *("" if bar is None else f"{bar:.3g}" for bar in bars)]) + " |")
     return "\n".join(lines) + "\n"

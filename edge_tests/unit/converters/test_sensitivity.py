@@ -86,6 +86,18 @@ def test_a_planted_loss_is_ranked_first_and_chosen_with_its_reader(spoilt: Deplo
 
 
 @pytest.mark.usefixtures("unequalized")
+def test_psnr_is_a_bar_like_ssim(spoilt: DeployGraph, calibration) -> None:
+    alone = choose_float_layers(spoilt, calibration, Gate(ssim_mean=0.0), photos=2)
+    assert alone.layers == ()
+    gate = Gate(psnr_mean=alone.psnr_db + 3)
+    choice = choose_float_layers(spoilt, calibration, gate, budget=0.6, photos=2)
+    assert choice.layers
+    assert choice.meets
+    assert choice.psnr_db >= alone.psnr_db + 3
+    assert choice.margin == pytest.approx((choice.psnr_db - alone.psnr_db - 3) / 100)
+
+
+@pytest.mark.usefixtures("unequalized")
 def test_the_budget_is_kept_and_a_gate_that_cannot_be_met_is_said(spoilt: DeployGraph, calibration, judged) -> None:
     choice = choose_float_layers(spoilt, calibration, Gate(ssim_mean=0.9), budget=0.02, photos=1)
     assert not choice.meets

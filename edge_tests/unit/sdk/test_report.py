@@ -96,7 +96,7 @@ def test_a_report_is_strict_json_with_null_for_what_is_no_number(report: Report)
 
 def test_every_verdict_repeats_the_thresholds_it_was_judged_by(report: Report) -> None:
     for result in json.loads(report_text(report))["results"]:
-        assert result["gates"] == {"max_abs": 0.001, "ssim_mean": None, "ssim_worst": None}
+        assert result["gates"] == {"max_abs": 0.001, "ssim_mean": None, "ssim_worst": None, "psnr_mean": None}
     assert json.loads(verdict_text(report.results[2])) == json.loads(report_text(report))["results"][2]
 
 
