@@ -44,17 +44,7 @@ def network_contestant(
         MissingRuntimeError: a tool of the converter is missing.
     """
     info = checkpoint.info
-    spec = ExportSpec(
-        name=info.name,
-        version=info.version,
-        author=info.author,
-        licence=info.licence,
-        styles=info.styles,
-        target=row.target,
-        backend=row.backend,
-        precision=Precision.FP32,
-        size=size,
-    )
+    spec = ExportSpec.of(info, target=row.target, backend=row.backend, precision=Precision.FP32, size=size)
     artifact = row.load()(deployable(checkpoint.generator), spec, ExportOptions(folder=folder))
     return Contestant(
         name=info.name if role is Role.ARTIFACT else f"{info.name} ({role})",
