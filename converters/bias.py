@@ -5,6 +5,9 @@ After Nagel et al. 2019, arXiv:1906.04721, section 4.2, in the empirical form of
 convolution's result on calibration photos, in float and with everything before it in int8, convolution after
 convolution, so that what an earlier correction has mended is not mended twice. The correction ends in the float graph
 (a bias is kept in 32 bits by every target and costs nothing), so every target gets the same.
+
+Only ``converters.ablation`` uses it: after equalization and least-squares ranges it is worth nothing here
+(``docs/int8.md``), so no target asks for it. It stays so that the ablation can show that again for every new network.
 """
 
 from __future__ import annotations

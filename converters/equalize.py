@@ -119,11 +119,11 @@ class _Streams:
             plain = groups in (1, self._channels(node)) and inputs[1].name in self._parameters
             if not plain or len(inputs[1].users) > 1:
                 self._fix(inputs[0], node)
-        elif node.target is aten.add.Tensor and len(inputs) == 2:
+        elif node.target is aten.add.Tensor and self._same_channels(node):
             self._join(node, *inputs)
         elif node.target in _SAME:
             self._join(node, inputs[0])
-        elif node.target is aten.mul.Tensor and len(inputs) == 2 and self._is_gain(inputs[1]):
+        elif node.target is aten.mul.Tensor and self._same_channels(node) and self._is_gain(inputs[1]):
             gains[inputs[1]] = (inputs[0], node)
         else:
             self._fix(node, *inputs)
@@ -147,7 +147,11 @@ class _Streams:
         )
 
     def _is_gain(self, node: fx.Node) -> bool:
-        """A style's scale: a convolution's result of one pixel, read by one multiplication."""
+        """What a style's scale is: a convolution's result of one pixel, read by one multiplication.
+
+        It does not matter whether it is a style's, so no name is asked: whatever comes in, a convolution without a bias
+        that only one product reads can take up any scaling of that product's channels, exactly.
+        """
         return (
             node.target is aten.conv2d.default
             and len(node.users) == 1
@@ -161,6 +165,13 @@ class _Streams:
 
     def _channels(self, node: fx.Node) -> int:
         return int(node.meta["val"].shape[1])
+
+    def _same_channels(self, node: fx.Node) -> bool:
+        """Whether a sum or product is of two tensors with as many channels as it has: none is spread over all."""
+        values = [one.meta.get("val") for one in node.all_input_nodes]
+        return len(values) == 2 and all(
+            isinstance(value, Tensor) and value.ndim == 4 and value.shape[1] == self._channels(node) for value in values
+        )
 
     def _join(self, *nodes: fx.Node) -> None:
         first = self.root(nodes[0])

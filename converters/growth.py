@@ -11,7 +11,7 @@ from converters.registry import TARGETS, TargetRow
 from converters.request import ExportOptions, ExportSpec
 from sdk.runtimes import get_runtime
 from sdk.spec import Precision
-from sdk.worker import TIMED_KINDS
+from sdk.trial import first_style, obstacle
 from training.checkpoint import Checkpoint
 from training.models.generator import count_macs
 
@@ -24,7 +24,7 @@ def timed_rows() -> tuple[tuple[TargetRow, str], ...]:
     found = []
     for row in TARGETS:
         runtime = get_runtime(row.runtimes[0])
-        if runtime.kind in TIMED_KINDS and runtime.available().ok and Precision.FP32 in row.precisions:
+        if not obstacle(runtime) and Precision.FP32 in row.precisions:
             found.append((row, runtime.name))
     return tuple(found)
 
@@ -43,18 +43,8 @@ def network_contestant(
     Raises:
         MissingRuntimeError: a tool of the converter is missing.
     """
-    info, styles = checkpoint.info, checkpoint.generator.config.styles
-    spec = ExportSpec(
-        name=info.name,
-        version=info.version,
-        author=info.author,
-        licence=info.licence,
-        styles=info.styles,
-        target=row.target,
-        backend=row.backend,
-        precision=Precision.FP32,
-        size=size,
-    )
+    info = checkpoint.info
+    spec = ExportSpec.of(info, target=row.target, backend=row.backend, precision=Precision.FP32, size=size)
     artifact = row.load()(deployable(checkpoint.generator), spec, ExportOptions(folder=folder))
     return Contestant(
         name=info.name if role is Role.ARTIFACT else f"{info.name} ({role})",
@@ -64,7 +54,7 @@ def network_contestant(
         path=folder / artifact.file,
         io=artifact.io,
         macs=count_macs(checkpoint.generator, *size),
-        weights=tuple(float(index == 0) for index in range(styles)),
+        weights=tuple(first_style(checkpoint.generator.config.styles)),
     )
 
 

@@ -16,7 +16,6 @@ from enum import StrEnum
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from converters.to_onnx import OPSET
@@ -25,9 +24,10 @@ from sdk.bundle import Bundle, size_of
 from sdk.errors import UsageError
 from sdk.latency import Latency
 from sdk.runtimes import RUNTIMES
+from sdk.selection import pair_with_runtimes
 from sdk.spec import DType, IOSpec, Layout, Precision, image_spec
-from sdk.verify import pair_with_runtimes
-from sdk.worker import TIMED_KINDS, Worker
+from sdk.trial import first_style, noise_file, obstacle
+from sdk.worker import Worker
 from training.models.baselines import count_baseline_macs, make_baseline
 
 #: What the others are compared with, in ONNX Runtime.
@@ -181,7 +181,7 @@ def artifact_contestants(bundle: Bundle, precisions: Sequence[Precision]) -> tup
     pairs = [
         (artifact, runtime)
         for artifact, runtime in (pair_with_runtimes(bundle, artifacts, None)[0] if artifacts else [])
-        if runtime.kind in TIMED_KINDS and runtime.available().ok
+        if not obstacle(runtime)
     ]
     if not pairs:
         raise UsageError(
@@ -190,7 +190,7 @@ def artifact_contestants(bundle: Bundle, precisions: Sequence[Precision]) -> tup
         )
     model = bundle.manifest.model
     height, width = size = pairs[0][0].size
-    weights = tuple(float(row == 0) for row in range(len(bundle.styles)))
+    weights = tuple(first_style(len(bundle.styles)))
     chosen = [(artifact, runtime) for artifact, runtime in pairs if artifact.size == size]
     for artifact, _ in chosen:
         bundle.check_file(artifact.file, artifact.sha256, artifact.bytes)
@@ -252,11 +252,7 @@ def _size(io: IOSpec) -> tuple[int, int]:
 def _inputs(io: IOSpec, folder: Path) -> Path:
     """Seeded noise: what is in a picture does not change the work."""
     height, width = _size(io)
-    shape = (height, width) if io.image.layout is Layout.NS else (1, height, width, 3)
-    path = folder / f"{'x'.join(map(str, shape))}.npy"
-    if not path.exists():
-        np.save(path, np.random.default_rng(0).random(shape, dtype=np.float32))
-    return path
+    return noise_file(folder, (height, width) if io.image.layout is Layout.NS else (1, height, width, 3))
 
 
 def _runner(worker: Worker, contestant: Contestant, inputs: Path, turn_ms: float) -> Runner:

@@ -272,19 +272,14 @@ def _specs(
 ) -> Iterator[ExportSpec]:
     from converters.request import ExportSpec
 
-    info = checkpoint.info
     # Precisions innermost: the artifacts of one graph and size come one after another and share its trace.
     for row in unique_rows(choice.row for choice in choices):
         for style in styles:
             for size in sizes:
                 for choice in choices:
                     if choice.row is row:
-                        yield ExportSpec(
-                            name=info.name,
-                            version=info.version,
-                            author=info.author,
-                            licence=info.licence,
-                            styles=info.styles,
+                        yield ExportSpec.of(
+                            checkpoint.info,
                             target=row.target,
                             backend=row.backend,
                             precision=choice.precision,

@@ -566,13 +566,13 @@ def time_networks(
     from converters.to_onnx import clamp_before_shuffle, save, trace
     from sdk.bench import Runner, race_runners
     from sdk.runtimes import RUNTIMES, get_runtime, require
+    from sdk.trial import first_style, noise_file
     from sdk.worker import Worker
 
     require(get_runtime("onnxruntime"))
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toonedge-prune-")))
-        photos = folder / "noise.npy"
-        np.save(photos, np.random.default_rng(0).random((1, *size, 3), dtype=np.float32))
+        photos = noise_file(folder, (1, *size, 3))
         runners: dict[str, Runner] = {}
 
         def enter(name: str, network: Generator) -> None:
@@ -585,7 +585,7 @@ def time_networks(
             io = IOSpec(image=border(INPUTS[0]), output=border(OUTPUT), style=style_spec(INPUTS[1], graph.styles))
             worker = stack.enter_context(Worker(threads=threads))
             worker.load(RUNTIMES["onnxruntime"], path, io)
-            weights = [float(row == 0) for row in range(graph.styles)]
+            weights = first_style(graph.styles)
             runners[name] = lambda count: worker.time(photos, weights, runs=count)
 
         for name, network in networks.items():

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from torch import nn
 
@@ -16,6 +17,7 @@ from converters.ranges import RangeMethod
 from sdk.bundle import artifact_name
 from sdk.errors import UsageError
 from sdk.spec import Backend, DType, IOSpec, Layout, Precision, Target, image_spec, style_spec
+from training.checkpoint import CheckpointInfo
 
 #: What the inputs and the output are called in every artifact; a baked one has no second input.
 INPUTS = ("image", "style")
@@ -43,6 +45,31 @@ class ExportSpec:
     precision: Precision
     size: tuple[int, int]
     style: str | None = None
+
+    @classmethod
+    def of(
+        cls,
+        info: CheckpointInfo,
+        *,
+        target: Target,
+        backend: Backend,
+        precision: Precision,
+        size: tuple[int, int],
+        style: str | None = None,
+    ) -> Self:
+        """An artifact of a checkpoint, which says of itself what the checkpoint does."""
+        return cls(
+            name=info.name,
+            version=info.version,
+            author=info.author,
+            licence=info.licence,
+            styles=info.styles,
+            target=target,
+            backend=backend,
+            precision=precision,
+            size=size,
+            style=style,
+        )
 
     def file_name(self, suffix: str) -> str:
         """The artifact's file name in a bundle."""

@@ -12,6 +12,8 @@ litert-torch writes a float NHWC graph; the edits here are what it leaves to be 
 from __future__ import annotations
 
 import json
+from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -161,9 +163,12 @@ class TFLiteModel:
         """What of each style product can survive the shift and ReLU6 after it: tensor name to (low, high).
 
         In ``relu6(x * scale + shift)`` the product matters between ``-max shift`` and ``6 - min shift``. The shift is a
-        1x1 convolution of the style weights, and these are a convex mix, so its extremes are those of the rows.
+        1x1 convolution of the style weights, and these are a convex mix, so its extremes are those of the rows. No
+        name is asked (litert-torch's tell classes and not modules): that the shift comes from the style input alone,
+        and that nothing else reads the product, is what makes the limits hold.
         """
         makers = {op.outputs[0]: op for op in self.graph.operators}
+        readers = Counter(int(index) for op in self.graph.operators for index in op.inputs)
         limits: dict[str, tuple[float, float]] = {}
         for add in self.graph.operators:
             if (
@@ -174,14 +179,22 @@ class TFLiteModel:
             product, shift = (makers.get(index) for index in add.inputs)
             if product is None or shift is None or self.operator(product) != _Op.MUL:
                 continue
-            if self.operator(shift) != _Op.CONV_2D or list(self.graph.tensors[shift.outputs[0]].shape[1:3]) != [1, 1]:
+            if readers[product.outputs[0]] > 1 or product.outputs[0] in self.graph.outputs:
+                continue
+            if self.operator(shift) != _Op.CONV_2D or not self._is_style(shift.inputs[0], makers):
                 continue
             rows, bias = self.values(shift.inputs[1]), self.values(shift.inputs[2])
-            if bias.any():
+            if bias.any() or shift.builtinOptions.fusedActivationFunction != schema.ActivationFunctionType.NONE:
                 continue
             name = self.graph.tensors[product.outputs[0]].name.decode()
             limits[name] = (-float(rows.max()), 6.0 - float(rows.min()))
         return limits
+
+    def _is_style(self, tensor: int, makers: Mapping[int, schema.OperatorT]) -> bool:
+        """Whether a tensor is the input of style weights, ``N x S``, perhaps in another shape."""
+        while tensor in makers and self.operator(makers[tensor]) == _Op.RESHAPE:
+            tensor = makers[tensor].inputs[0]
+        return tensor in self.graph.inputs and len(self.graph.tensors[tensor].shape) == 2
 
     def drop_unused(self) -> None:
         """Forgets tensors, buffers and operator codes that nothing refers to."""

@@ -419,17 +419,19 @@ def _drop_last_clip(graph: onnx.GraphProto, in_float: Collection[str] = ()) -> s
 def product_limits(model: onnx.ModelProto, observed: Mapping[str, Observed]) -> dict[str, tuple[float, float]]:
     """What of ``x * scale`` makes a difference in ``ReLU6(x * scale + shift)``: name of the product to (low, high).
 
-    Beyond [-max shift, 6 - min shift] the ReLU6 cuts off anyway. The shift is a style's and has one pixel; a
+    Beyond [-max shift, 6 - min shift] the ReLU6 cuts off anyway. The shift depends on the style weights alone; a
     calibration set shows every style, and the shift of a mix of styles lies between those of its styles.
 
     Args:
         model: a float model.
         observed: what its tensors held in calibration.
     """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {info.name: [dim.dim_value for dim in info.type.tensor_type.shape.dim] for info in graph.value_info}
+    graph = model.graph
     readers: dict[str, list[onnx.NodeProto]] = {}
+    of_style = {INPUTS[1], *(tensor.name for tensor in graph.initializer)}  # what no photo changes
     for node in graph.node:
+        if of_style.issuperset(node.input):
+            of_style.update(node.output)
         for name in node.input:
             readers.setdefault(name, []).append(node)
     limits: dict[str, tuple[float, float]] = {}
@@ -439,7 +441,7 @@ def product_limits(model: onnx.ModelProto, observed: Mapping[str, Observed]) -> 
         if add is None or clip is None:
             continue
         shift = next(name for name in add.input if name != node.output[0])
-        if shift in observed and shapes[shift][2:] == [1, 1]:
+        if shift in observed and shift in of_style:
             low, high = (float(_constant(graph, name)) for name in clip.input[1:])
             limits[node.output[0]] = (low - observed[shift].high, high - observed[shift].low)
     return limits

@@ -170,7 +170,8 @@ def tensors_of(
     """Names of the tensors that are computed in these modules or in parts of them.
 
     litert-torch names operators by class and attribute, which does not tell the blocks of a list apart. What it does
-    keep is the order of the operators that compute, so the two graphs are walked side by side.
+    keep is the order of the operators that compute, so the two graphs are walked side by side. Nothing is taken on
+    trust: operators and shapes must agree all the way, and every convolution must have the weights of its module.
 
     Args:
         model: the float ``.tflite`` of the graph.
@@ -179,25 +180,36 @@ def tensors_of(
         layers: module paths.
 
     Raises:
-        ValueError: the two graphs do not compute the same things in the same order.
+        ValueError: the two graphs do not compute the same things in the same order, or not with the same weights.
     """
     if not layers:
         return []
-    nodes = [node for node in torch.export.export(graph, example).graph.nodes if node.target in _COMPUTE]
+    program = torch.export.export(graph, example)
+    nodes = [node for node in program.graph.nodes if node.target in _COMPUTE]
     operators = [
-        (name.removeprefix(_DEPTHWISE), model.graph.tensors[operator.outputs[0]])
+        (name.removeprefix(_DEPTHWISE), operator)
         for name, operator in zip(model.operators(), model.graph.operators, strict=True)
         if name.removeprefix(_DEPTHWISE) in _COMPUTE.values()
     ]
-    theirs = [(name, _planes(tensor.shape)) for name, tensor in operators]
+    written = [model.graph.tensors[operator.outputs[0]] for _, operator in operators]
+    theirs = [(name, _planes(tensor.shape)) for (name, _), tensor in zip(operators, written, strict=True)]
     ours = [(_COMPUTE[node.target], tuple(node.meta["val"].shape)) for node in nodes]
     if theirs != ours:
         raise ValueError(
             "the .tflite computes in another order than the graph it is from: no layer can be found in it."
         )
+    parameters = program.graph_signature.inputs_to_parameters
+    for (_, operator), node in zip(operators, nodes, strict=True):
+        if node.target is torch.ops.aten.conv2d.default:
+            module = parameters[node.args[1].name]
+            ordered = np.sort(graph.get_parameter(module).detach().numpy(), axis=None)  # the files order axes otherwise
+            if not np.array_equal(np.sort(model.values(operator.inputs[1]), axis=None), ordered):
+                raise ValueError(
+                    f"the .tflite has other weights where {module} is expected: no layer can be found in it."
+                )
     return [
         tensor.name.decode()
-        for (_, tensor), node in zip(operators, nodes, strict=True)
+        for tensor, node in zip(written, nodes, strict=True)
         if any(path in layers for path in layer_paths(node))
     ]
 

@@ -13,17 +13,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sdk.bundle import Artifact, Bundle
-from sdk.errors import UsageError, unknown_name
+from sdk.errors import unknown_name
 from sdk.files import disk_trouble
 from sdk.host import Host, describe_host
-from sdk.latency import Latency, summarize, timed_runs
-from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require
+from sdk.latency import Latency, check_counts, summarize, timed_runs
+from sdk.runtimes import RUNTIMES, Runtime
+from sdk.selection import select
 from sdk.spec import Backend, Kind, Precision, Target
-from sdk.verify import pair_with_runtimes
-from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
+from sdk.trial import obstacle, pictures_for, style_for
+from sdk.worker import TIME_LIMIT_S, Worker, WorkerError
 
 #: Takes a number of runs, makes that many, and returns the milliseconds of each.
 Runner = Callable[[int], Sequence[float]]
@@ -115,18 +114,14 @@ def bench(
         MissingRuntimeError: a runtime named in ``runtimes`` is missing.
         FileTroubleError: no room for a temporary picture.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    _check_counts(rounds=rounds, runs=runs, threads=threads)
-    for name in runtimes or ():
-        require(get_runtime(name))
-    chosen = opened.artifacts if artifacts is None else tuple(opened.artifact(name) for name in artifacts)
-    pairs, _ = pair_with_runtimes(opened, chosen, runtimes)
-    for artifact in chosen:
-        opened.check_file(artifact.file, artifact.sha256, artifact.bytes)
+    check_counts(rounds=rounds, runs=runs, threads=threads)
+    selection = select(bundle, runtimes=runtimes, artifacts=artifacts)
+    selection.check_files()
+    opened = selection.bundle
     with contextlib.ExitStack() as stack:
         with disk_trouble("keep a picture in", Path(tempfile.gettempdir())):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toonedge-bench-")))
-        entries = [_Entry(opened, artifact, runtime) for artifact, runtime in pairs]
+        entries = [_Entry(opened, artifact, runtime) for artifact, runtime in selection.pairs]
         for entry in entries:
             entry.start(stack, folder, threads, time_limit_s)
         for entry in entries:
@@ -183,7 +178,7 @@ def race_runners(
     runners: Mapping[str, Runner], *, baseline: str, rounds: int, runs: int, warm_up: int, threads: int
 ) -> tuple[Timing, ...]:
     """``race`` for participants that take their own time, e.g. in another process (``sdk.worker.Worker.time``)."""
-    _check_counts(rounds=rounds, runs=runs, threads=threads)
+    check_counts(rounds=rounds, runs=runs, threads=threads)
     if baseline not in runners:
         raise unknown_name("baseline", baseline, runners)
     names = list(runners)
@@ -224,25 +219,13 @@ class _Entry:
         self._load_ms: float | None = None
         self._peak: int | None = None
         self._runs_ms: list[float] = []
-        self._weights = (
-            None if artifact.style is not None else [float(index == 0) for index in range(len(bundle.styles))]
-        )
+        self._weights = style_for(bundle, artifact)
 
     def start(self, stack: contextlib.ExitStack, folder: Path, threads: int, time_limit_s: float) -> None:
-        availability = self._runtime.available()
-        if not availability.ok:
-            self._reason = availability.reason
-        elif self._runtime.kind not in TIMED_KINDS:
-            self._reason = f"a {self._runtime.kind} runtime has no latency"
+        self._reason = obstacle(self._runtime)
         if self._reason:
             return
-        height, width = self._artifact.size
-        self._photos = folder / f"{height}x{width}.npy"
-        batch = self._artifact.io.image.shape[0] or 1
-        if not self._photos.exists():
-            noise = np.random.default_rng(0).integers(0, 256, (batch, height, width, 3))
-            with disk_trouble("keep a picture in", folder):
-                np.save(self._photos, noise.astype(np.float32) / np.float32(255))
+        self._photos = pictures_for(self._artifact, folder)
         worker = stack.enter_context(Worker(threads=threads, time_limit_s=time_limit_s))
         try:
             self._load_ms = worker.load(
@@ -286,9 +269,3 @@ class _Entry:
 
 def _runner_of(run: Callable[[], object]) -> Runner:
     return lambda runs: timed_runs(run, runs)
-
-
-def _check_counts(**counts: int) -> None:
-    for name, count in counts.items():
-        if count < 1:
-            raise UsageError(f"{name} is {count}: give at least 1.")

@@ -27,14 +27,28 @@ class Latency:
     threads: int
 
 
-def timed_runs(run: Callable[[], object], runs: int) -> list[float]:
-    """Calls ``run`` that many times; the wall-clock milliseconds of each."""
+def check_counts(**counts: int) -> None:
+    """Refuses counts that measure nothing.
+
+    Args:
+        counts: by the name the caller knows them by, such as ``runs`` or ``threads``.
+
+    Raises:
+        UsageError: names the first below 1.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise UsageError(f"{name} is {count}: give at least 1.")
+
+
+def timed_runs(run: Callable[[], object], runs: int, *, warm_up: int = 0) -> list[float]:
+    """Calls ``run`` ``warm_up + runs`` times; the wall-clock milliseconds of each of the last ``runs``."""
     taken = []
-    for _ in range(runs):
+    for _ in range(warm_up + runs):
         started = time.perf_counter()
         run()
         taken.append((time.perf_counter() - started) * 1e3)
-    return taken
+    return taken[warm_up:]
 
 
 def summarize(runs_ms: Sequence[float], *, threads: int) -> Latency:

@@ -8,24 +8,24 @@ profiler itself costs as the difference of the two.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import statistics
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from sdk.bundle import Artifact, Bundle
 from sdk.errors import UsageError
 from sdk.files import disk_trouble
 from sdk.host import Host, describe_host
-from sdk.latency import Latency, summarize
-from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require
+from sdk.latency import Latency, check_counts, summarize
+from sdk.runtimes import RUNTIMES, Runtime
 from sdk.runtimes.base import ProfiledRuns, Profiler
+from sdk.selection import select
 from sdk.spec import Precision, Target
-from sdk.verify import pair_with_runtimes
-from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
+from sdk.trial import obstacle, pictures_for, style_for
+from sdk.worker import TIME_LIMIT_S, Worker, WorkerError
 
 #: Kind to the words by which its operators are known, in the runtimes' own spelling; the first row that fits counts,
 #: so what has a word of another row in its name ("Convert") comes before that row.
@@ -144,21 +144,15 @@ def profile(
         MissingRuntimeError: a runtime named in ``runtimes`` is missing.
         FileTroubleError: no room for a temporary picture.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    for name, count in {"runs": runs, "threads": threads}.items():
-        if count < 1:
-            raise UsageError(f"{name} is {count}: give at least 1.")
-    for name in runtimes or ():
-        require(get_runtime(name))
-    chosen = opened.artifacts if artifacts is None else tuple(opened.artifact(name) for name in artifacts)
-    pairs, _ = pair_with_runtimes(opened, chosen, runtimes)
-    for artifact in chosen:
-        opened.check_file(artifact.file, artifact.sha256, artifact.bytes)
+    check_counts(runs=runs, threads=threads)
+    selection = select(bundle, runtimes=runtimes, artifacts=artifacts)
+    selection.check_files()
+    opened = selection.bundle
     with contextlib.ExitStack() as stack:
         with disk_trouble("keep a picture in", Path(tempfile.gettempdir())):
             folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="toonedge-profile-")))
         made = []
-        for artifact, runtime in pairs:
+        for artifact, runtime in selection.pairs:
             worker = Worker(threads=threads, time_limit_s=time_limit_s)
             made.append(_profile(opened, artifact, runtime, worker, folder, runs=runs, warm_up=max(0, warm_up)))
     return ProfileReport(
@@ -174,27 +168,18 @@ def profile(
 def _profile(
     bundle: Bundle, artifact: Artifact, runtime: Runtime, worker: Worker, folder: Path, *, runs: int, warm_up: int
 ) -> ArtifactProfile:
-    def described(reason: str) -> ArtifactProfile:
-        return ArtifactProfile(
-            file=artifact.file,
-            target=artifact.target,
-            precision=artifact.precision,
-            style=artifact.style,
-            size=artifact.size,
-            runtime=runtime.name,
-            reason=reason,
-        )
-
-    obstacle = _obstacle(runtime)
-    if obstacle:
-        return described(obstacle)
-    photos = folder / f"{'x'.join(map(str, artifact.size))}.npy"
-    if not photos.exists():
-        shape = (artifact.io.image.shape[0] or 1, *artifact.size, 3)
-        noise = np.random.default_rng(0).integers(0, 256, shape).astype(np.float32) / np.float32(255)
-        with disk_trouble("keep a picture in", folder):
-            np.save(photos, noise)
-    weights = None if artifact.style is not None else [float(row == 0) for row in range(len(bundle.styles))]
+    described = ArtifactProfile(
+        file=artifact.file,
+        target=artifact.target,
+        precision=artifact.precision,
+        style=artifact.style,
+        size=artifact.size,
+        runtime=runtime.name,
+        reason=obstacle(runtime) or _silence(runtime),
+    )
+    if described.reason:
+        return described
+    photos, weights = pictures_for(artifact, folder), style_for(bundle, artifact)
     name, path = RUNTIMES[runtime.name], bundle.path(artifact)
     try:
         with worker:
@@ -202,22 +187,15 @@ def _profile(
             bare = worker.time(photos, weights, runs=warm_up + runs)[warm_up:]
             seen = worker.profile(name, path, artifact.io, photos, weights, runs=runs, warm_up=warm_up)
     except WorkerError as error:
-        return described(str(error))
-    return summarize_runs(described(""), seen, summarize(bare, threads=worker.threads))
+        return dataclasses.replace(described, reason=str(error))
+    return summarize_runs(described, seen, summarize(bare, threads=worker.threads))
 
 
-def _obstacle(runtime: Runtime) -> str:
-    """Why a runtime's operators cannot be timed here, or nothing."""
-    availability = runtime.available()
-    if not availability.ok:
-        return availability.reason
-    if runtime.kind not in TIMED_KINDS:
-        return f"a {runtime.kind} runtime has no latency"
-    if not isinstance(runtime, Profiler):
-        return (
-            f"the runtime {runtime.name} tells nothing about its operators: only a whole run can be timed, with bench"
-        )
-    return ""
+def _silence(runtime: Runtime) -> str:
+    """Why a runtime's operators cannot be timed although its runs can, or nothing."""
+    if isinstance(runtime, Profiler):
+        return ""
+    return f"the runtime {runtime.name} tells nothing about its operators: only a whole run can be timed, with bench"
 
 
 def summarize_runs(described: ArtifactProfile, seen: ProfiledRuns, latency: Latency) -> ArtifactProfile:
@@ -250,13 +228,8 @@ def summarize_runs(described: ArtifactProfile, seen: ProfiledRuns, latency: Late
         )
         for operator in seen.operators
     )
-    return ArtifactProfile(
-        file=described.file,
-        target=described.target,
-        precision=described.precision,
-        style=described.style,
-        size=described.size,
-        runtime=described.runtime,
+    return dataclasses.replace(
+        described,
         latency_ms=latency,
         profiled_ms=whole,
         operators_ms=statistics.median(sums),

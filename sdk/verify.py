@@ -26,8 +26,9 @@ from sdk.errors import ExitCode, UsageError
 from sdk.files import disk_trouble, trouble
 from sdk.host import Host, describe_host
 from sdk.imaging import centre_crop, list_photos, read_photo, resize
-from sdk.latency import Latency, summarize
-from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require, runtimes_for
+from sdk.latency import Latency, check_counts, summarize
+from sdk.runtimes import RUNTIMES, Runtime, get_runtime, require
+from sdk.selection import Passed, select
 from sdk.spec import Backend, Kind, Layout, Precision, Target
 from sdk.worker import TIME_LIMIT_S, TIMED_KINDS, Worker, WorkerError
 
@@ -141,14 +142,6 @@ class Verdict:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Passed:
-    """A runtime that was left out, because this host cannot have it and another one served its artifacts."""
-
-    runtime: str
-    reason: str
-
-
-@dataclass(frozen=True, kw_only=True)
 class Report:
     """All verdicts on one bundle on one host. ``created`` is UTC, ISO 8601."""
 
@@ -218,21 +211,17 @@ def verify(
         MissingRuntimeError: ONNX Runtime, which runs the float model, or a runtime named in ``runtimes`` is missing.
         FileTroubleError: no room for the temporary pictures.
     """
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
-    if threads < 1:
-        raise UsageError(f"threads is {threads}: give at least 1.")
-    for name in runtimes or ():
-        require(get_runtime(name))
+    check_counts(threads=threads)
+    selection = select(bundle, runtimes=runtimes, artifacts=artifacts)
     require(get_runtime("onnxruntime"))
-    chosen = opened.artifacts if artifacts is None else tuple(opened.artifact(name) for name in artifacts)
-    pairs, left_out = pair_with_runtimes(opened, chosen, runtimes)
+    opened = selection.bundle
     reference = opened.manifest.reference
     opened.check_file(reference.file, reference.sha256, reference.bytes)
     photos = _find_photos(opened, images)
     results = []
     with _temporary_folder() if scratch is None else contextlib.nullcontext(Path(scratch)) as folder:
         pictures = _ReferencePictures(opened, photos, folder, threads=threads, time_limit_s=time_limit_s)
-        for artifact, runtime in pairs:
+        for artifact, runtime in selection.pairs:
             verdict = _verify_one(opened, artifact, runtime, pictures)
             results.append(verdict)
             if progress is not None:
@@ -245,7 +234,7 @@ def verify(
         photos=tuple(photo.name for photo in photos),
         host=describe_host(threads),
         results=tuple(results),
-        left_out=left_out,
+        left_out=selection.left_out,
     )
 
 
@@ -505,44 +494,6 @@ def _temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def pair_with_runtimes(
-    bundle: Bundle, artifacts: Sequence[Artifact], names: Sequence[str] | None
-) -> tuple[list[tuple[Artifact, Runtime]], tuple[Passed, ...]]:
-    """Every artifact with every runtime that serves it.
-
-    A runtime that this host cannot have (Core ML outside macOS) is left out when another one serves the artifact, and
-    is the second part of what is returned.
-
-    Args:
-        bundle: where the artifacts are from, for messages.
-        artifacts: some of its artifacts.
-        names: runtimes to choose from; ``None`` is all.
-
-    Raises:
-        UsageError: no artifacts, an unknown runtime, or no pair at all.
-    """
-    if not artifacts:
-        raise UsageError(f"the bundle {str(bundle.folder)!r} has no artifacts: export some into it.")
-    pairs: list[tuple[Artifact, Runtime]] = []
-    left_out: dict[str, Passed] = {}
-    for artifact in artifacts:
-        serving = runtimes_for(artifact.target, names)
-        able = [runtime for runtime in serving if not runtime.available().by_host]
-        for runtime in serving:
-            availability = runtime.available()
-            if availability.by_host and able:
-                left_out[runtime.name] = Passed(runtime=runtime.name, reason=availability.reason)
-            else:
-                pairs.append((artifact, runtime))
-    if not pairs:
-        targets = ", ".join(sorted({artifact.target.value for artifact in artifacts}))
-        chosen = ", ".join(names or ())
-        raise UsageError(
-            f"no artifact here is served by the runtime {chosen or 'list given'}: the bundle has {targets}."
-        )
-    return pairs, tuple(left_out.values())
-
-
 def _find_photos(bundle: Bundle, images: str | Path | Sequence[str | Path] | None) -> list[Path]:
     if isinstance(images, str | Path):
         return list(list_photos(images))
@@ -575,7 +526,6 @@ __all__ = [
     "gate_for",
     "gate_of",
     "load_photos",
-    "pair_with_runtimes",
     "shortfalls",
     "verify",
 ]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from converters.prune import INTERRUPTED, app
+from converters.prune_steps import State
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.models.generator import Generator, GeneratorConfig
 from training.tasks.recover import RecoverTask
@@ -41,6 +44,24 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("checkpoint") / "tiny.safetensors"
     save_checkpoint(path, Generator(config).eval(), CheckpointInfo(name="tiny", version="1", styles=("a", "b")))
     return path
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Rendered pairs as ``training.data.render`` lays them out, 48 px: six views to learn from and three that decide.
+
+    Style a's teacher draws the negative, b's the photo's red alone.
+    """
+    folder = tmp_path_factory.mktemp("pairs")
+    for seed, (shard, views) in enumerate({"train/v000": 4, "train/v001": 2, "val/v000": 3}.items()):
+        (folder / shard).mkdir(parents=True)
+        noise = np.random.default_rng(seed).integers(0, 256, (views, 6, 6, 3), np.uint8)
+        photos = noise.repeat(8, axis=1).repeat(8, axis=2)
+        np.save(folder / shard / "photos.npy", photos)
+        np.save(folder / shard / "a.npy", 255 - photos)
+        np.save(folder / shard / "b.npy", photos * np.array([1, 0, 0], np.uint8))
+        (folder / shard / "shard.json").write_text(json.dumps({"plan": {}, "teachers": {"a": "made", "b": "made"}}))
+    return folder
 
 
 @pytest.fixture
@@ -78,6 +99,47 @@ def test_a_run_writes_its_table_and_checkpoint_and_a_finished_one_can_be_timed_l
     assert timed.exit_code == 0, timed.output
     assert len(latencies()) == 2
     assert all(float(ms) > 0 for ms in latencies())
+
+
+def test_a_run_on_rendered_pairs_learns_from_their_teachers_and_is_judged_on_their_val(
+    prune: Prune, pairs: Path, tmp_path: Path
+) -> None:
+    learnt = {}
+    for share in (0.0, 0.75):
+        out = tmp_path / str(share)
+        done = prune("--out", out, "--pairs", pairs, "--teacher-share", share, "--photos", "nowhere", "--lr", 0.01)
+        assert done.exit_code == 0, done.output
+        state, made = State.read(out), load_checkpoint(out / "pruned.safetensors")
+        assert [step.kept for step in state.steps] == [True, True]
+        assert state.steps[1].macs < state.steps[0].macs
+        assert (state.settings["pairs"], state.settings["teacher_share"]) == (str(pairs), share)
+        told = " ".join(made.info.provenance)
+        assert "on 3 held-out photos x 2 styles" in told
+        assert ("75% of the target the rendered teachers'" in told) is (share > 0)
+        learnt[share] = made.generator.state_dict()
+    cuts = [load_checkpoint(tmp_path / str(share) / "step-01" / "cut.safetensors").generator for share in learnt]
+    same, other = (
+        [torch.equal(one[name], two[name]) for name in one]
+        for one, two in ((cuts[0].state_dict(), cuts[1].state_dict()), (learnt[0.0], learnt[0.75]))
+    )
+    assert all(same)  # what goes does not depend on the teachers, what is learnt afterwards does
+    assert not all(other)
+    refused = prune("--out", tmp_path / "0.75", "--pairs", pairs, "--teacher-share", 0.5, "--photos", "nowhere", "--lr",
+                    0.01, "--resume")  # fmt: skip
+    assert refused.exit_code == 2
+    assert "has teacher-share 0.75, not 0.5" in refused.stderr
+
+
+def test_pairs_without_one_of_the_styles_or_views_that_decide_are_refused(
+    prune: Prune, pairs: Path, tmp_path: Path
+) -> None:
+    lacking = shutil.copytree(pairs, tmp_path / "pairs")
+    (lacking / "train" / "v001" / "shard.json").write_text(json.dumps({"plan": {}, "teachers": {"a": "made"}}))
+    assert "has no pairs of style 'b'" in prune("--pairs", lacking).stderr
+    whole = shutil.copytree(pairs / "train", tmp_path / "whole" / "train")
+    outcome = prune("--pairs", whole.parent)
+    assert outcome.exit_code == 2
+    assert f"{whole.parent / 'val'} holds no rendered pairs" in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ class ExecuTorchRuntime:
                 "this build of executorch records no events, so operators cannot be timed: install the PyPI wheel."
             )
         session = _ExecuTorchSession(io, program, method, path)
-        run_ms = timed_runs(lambda: session.run(image, style), warm_up + runs)[warm_up:]
+        run_ms = timed_runs(lambda: session.run(image, style), runs, warm_up=warm_up)
         with tempfile.TemporaryDirectory(prefix="toonedge-profile-") as folder:
             dump = Path(folder, "runs.etdp")
             program.write_etdump_result_to_file(str(dump))

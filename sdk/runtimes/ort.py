@@ -58,7 +58,7 @@ class OnnxRuntime:
         with tempfile.TemporaryDirectory(prefix="toonedge-profile-") as folder:
             model = _open(path, threads, profile=Path(folder, "ort"))
             session = _OrtSession(io, model, path)
-            run_ms = timed_runs(lambda: session.run(image, style), warm_up + runs)[warm_up:]
+            run_ms = timed_runs(lambda: session.run(image, style), runs, warm_up=warm_up)
             trace = json.loads(Path(model.end_profiling()).read_text(encoding="utf-8"))
         return ProfiledRuns(run_ms=tuple(run_ms), operators=parse_trace(trace, runs=runs))
 

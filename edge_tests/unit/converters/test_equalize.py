@@ -8,6 +8,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
@@ -90,3 +92,55 @@ def test_planted_imbalance_spoils_int8_and_equalization_mends_it(
         return float(np.mean([float(((made(*i) - graph(*i)) ** 2).mean()) for i in inputs[:12]]))
 
     assert error(equalize(graph, calibration)) < 0.5 * error(graph)
+
+
+class LookAlike(nn.Module):
+    """Has the form of a style's scale and shift, or nearly so, where no style is; stands in for a ``DeployGraph``."""
+
+    baked = True
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.first, self.second = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 8, 3, padding=1)
+        self.gate = nn.Conv2d(3, 1 if kind == "one channel" else 8, 1, bias=kind == "bias")
+        self.last = nn.Conv2d(8, 3, 1)
+        with torch.no_grad():
+            self.first.weight[0] *= 30
+        self.requires_grad_(False)
+
+    def forward(self, image: Tensor) -> Tensor:
+        first, second = self.first(image), self.second(image)
+        squeezed = F.adaptive_avg_pool2d(image, 1)
+        match self.kind:
+            case "map":  # a residual sum after a product, neither of one pixel
+                made = first * self.gate(image) + second
+            case "read twice":
+                gate = self.gate(squeezed)
+                made = first * gate + second * gate
+            case "shifted by its own scale":
+                gate = self.gate(squeezed)
+                made = first * gate + gate
+            case "square":
+                made = first * first + second
+            case _:  # a photo's own gate: a squeeze-and-excitation with a residual sum after it
+                made = first * self.gate(squeezed) + second
+        drawn: Tensor = self.last(torch.relu(made))
+        return drawn
+
+
+@pytest.mark.parametrize(
+    "kind", ["squeezed", "bias", "one channel", "map", "read twice", "shifted by its own scale", "square"]
+)
+def test_what_looks_like_a_styles_scale_and_is_none_still_draws_the_same(
+    kind: str, baked_calibration: CalibrationSet
+) -> None:
+    graph = LookAlike(kind)
+    made = equalize(graph, baked_calibration)  # type: ignore[arg-type]
+    for (photo,) in list(baked_calibration.tensors(baked=True))[:4]:
+        want = graph(photo)
+        assert float((made(photo) - want).abs().max() / want.abs().max()) <= 1e-5
+    changed = {name for name, values in made.named_parameters() if not torch.equal(values, graph.get_parameter(name))}
+    # Where the gate can take it up, the stream before it is equalized; elsewhere it is left alone.
+    assert ("first.weight" in changed) is (kind in {"squeezed"})

@@ -15,7 +15,7 @@ import onnx
 
 from converters import calibration as calibration_module
 from converters import sensitivity
-from converters.graph import deployable
+from converters.graph import deployable, example_inputs
 from converters.job import Job, run_job
 from converters.plan import AUTO, NONE, _check_float_layers
 from converters.problems import Problems
@@ -23,6 +23,7 @@ from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
 from converters.tflite_model import TFLiteModel
 from converters.to_executorch import read_nodes
+from converters.to_tflite import convert, tensors_of
 from sdk.bundle import Artifact
 from sdk.errors import UsageError
 from sdk.runtimes import get_runtime
@@ -64,7 +65,7 @@ def float_convolutions(path: Path, target: Target) -> int:
 
 @pytest.mark.parametrize("target", BACKENDS)
 def test_the_named_layers_are_float_in_the_file_and_no_other(network, calibration, pictures, tmp_path, target) -> None:
-    convert = row_for(target, BACKENDS[target]).load()
+    write = row_for(target, BACKENDS[target]).load()
     graph, spec = deployable(network), make_spec(target)
     made: dict[tuple[str, ...], Artifact] = {}
     counts = {}
@@ -72,7 +73,7 @@ def test_the_named_layers_are_float_in_the_file_and_no_other(network, calibratio
         folder = tmp_path / str(len(layers))
         folder.mkdir()
         options = ExportOptions(folder=folder, calibration=calibration, float_layers=layers)
-        made[layers] = convert(graph, spec, options)
+        made[layers] = write(graph, spec, options)
         counts[layers] = float_convolutions(folder / made[layers].file, target)
         assert made[layers].quantization is not None
         assert made[layers].quantization.float_layers == tuple(sorted(layers))
@@ -87,6 +88,39 @@ def test_the_named_layers_are_float_in_the_file_and_no_other(network, calibratio
     assert picture.min() >= 0
     assert picture.max() <= 1 + 1e-6
     assert picture.std() > 0.05
+
+
+def test_a_tflite_whose_operators_are_not_the_graphs_gets_no_float_layers(network: Generator) -> None:
+    """Planted: another order, other shapes, and two convolutions of one shape that changed places."""
+    graph = deployable(network)
+    example = example_inputs(graph, (32, 32))
+    content = convert(graph, example)
+
+    def found(model: TFLiteModel) -> list[str]:
+        model.cut_shuffle()
+        model.drop_unused()
+        model.rename(("image", "style"), "cartoon")
+        return tensors_of(model, graph, example, LAYERS)
+
+    assert len(found(TFLiteModel(content))) == 5  # three convolutions, an upsampling and a sum
+    swapped = TFLiteModel(content)
+    shapes: dict[tuple[int, ...], list[int]] = {}
+    for name, op in zip(swapped.operators(), swapped.graph.operators, strict=True):
+        if name == "CONV_2D":
+            shapes.setdefault(tuple(swapped.graph.tensors[op.inputs[1]].shape), []).append(op.inputs[1])
+    first, second = next(places for places in shapes.values() if len(places) > 1)[:2]
+    tensors = swapped.graph.tensors
+    tensors[first].buffer, tensors[second].buffer = tensors[second].buffer, tensors[first].buffer
+    with pytest.raises(ValueError, match=r"has other weights where network\.[\w.]+\.weight is expected"):
+        found(swapped)
+    turned = TFLiteModel(content)
+    (at, *_) = [place for place, name in enumerate(turned.operators()) if name == "ADD"]
+    turned.graph.operators.insert(0, turned.graph.operators.pop(at))
+    with pytest.raises(ValueError, match="computes in another order"):
+        found(turned)
+    other = TFLiteModel(convert(graph, example_inputs(graph, (32, 48))))
+    with pytest.raises(ValueError, match="computes in another order"):
+        found(other)
 
 
 @pytest.mark.parametrize("target", BACKENDS)

@@ -179,6 +179,38 @@ def test_calibration_does_not_depend_on_the_order(written: bytes, image: Tensor)
     assert ways[0] == ways[1]
 
 
+class Product(nn.Module):
+    """``relu6(photo * scale + shift)`` on a picture of one pixel, where a photo's tensor has the shape of a style's."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.kind = kind
+        self.picture = nn.Conv2d(3, 4, 1)
+        self.scale, self.shift = nn.Conv2d(3, 4, 1, bias=False), nn.Conv2d(3, 4, 1, bias=kind == "bias")
+
+    def forward(self, image: Tensor, style: Tensor) -> Tensor:
+        rows = style[:, :, None, None]
+        product = self.picture(image) * self.scale(rows)
+        added = product + self.shift(image if self.kind == "residual" else rows)
+        if self.kind == "activation":
+            return torch.relu(added)
+        return F.relu6(added) + product if self.kind == "read twice" else F.relu6(added)
+
+
+@pytest.mark.parametrize("kind", ["style", "residual", "bias", "activation", "read twice"])
+def test_a_product_has_limits_only_where_a_styles_shift_and_a_relu6_follow_it(kind: str) -> None:
+    module = Product(kind).eval().requires_grad_(False)
+    model = TFLiteModel(convert(module, (torch.rand(1, 3, 1, 1), torch.full((1, 3), 1 / 3))))
+    assert "MUL" in model.operators()
+    limits = list(model.product_limits().values())
+    if kind == "style":
+        rows = module.shift.weight
+        assert limits == [(pytest.approx(-float(rows.max())), pytest.approx(6 - float(rows.min())))]
+    else:
+        assert limits == []
+
+
 def test_file_that_is_no_model_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "broken.tflite"
     path.write_bytes(b"nothing of the kind")

