@@ -89,8 +89,8 @@ def model_card(
         if compared:
             lines += [
                 "",
-                "What the export itself added, apart from int8: each file, read back, against its own quantized graph on "
-                "photos in every style, in steps of 1/255 (mean of the absolute differences, drift of the colours).",
+                "What the export itself added, apart from int8: each file, read back, against its own quantized graph "
+                "on photos in every style, in steps of 1/255 (mean of the absolute differences, drift of the colours).",
                 "",
                 *(_fidelity_line(artifact) for artifact in compared),
             ]

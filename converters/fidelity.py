@@ -138,9 +138,7 @@ def measured(artifact: Artifact, folder: Path, expected: Expected | None) -> Art
     wanted = expected.pictures
     if artifact.io.output.layout is Layout.IMAGE:  # it cannot be nearer than its rounding
         wanted = np.floor(np.clip(wanted, 0, 1) * np.float32(STEPS) + np.float32(0.5)) / np.float32(STEPS)
-    fidelity = compare(
-        np.stack(drawn), wanted, simulation=expected.simulation, runtime=runtime.name
-    )
+    fidelity = compare(np.stack(drawn), wanted, simulation=expected.simulation, runtime=runtime.name)
     return dataclasses.replace(artifact, quantization=dataclasses.replace(artifact.quantization, fidelity=fidelity))
 
 

@@ -122,7 +122,7 @@ def simulate(content: bytes) -> Draw:
     def draw(*given: np.ndarray) -> np.ndarray:
         for spec in inputs:
             (values,) = (one for one in given if one.ndim == len(spec["shape"]))
-            values = values.transpose(0, 2, 3, 1) if values.ndim == 4 else values  # noqa: PLR2004 - a picture
+            values = values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
             steps = np.clip(np.rint(values / _SCALE) + _ZERO_POINT, -128, 127)
             interpreter.set_tensor(spec["index"], steps.astype(np.int8))
         interpreter.invoke()

@@ -178,7 +178,10 @@ def full_manifest(folder: Path) -> dict[str, Any]:
             style="pencil",
             io=io("pencil", Layout.NHWC, DType.INT8),
             quantization=Quantization(
-                method="static", calibration_sha256="b" * 64, calibration_images=32, float_layers=("head",),
+                method="static",
+                calibration_sha256="b" * 64,
+                calibration_images=32,
+                float_layers=("head",),
                 fidelity=FIDELITY,
             ),
             delegation=Delegation(delegates=("xnnpack",), operators_outside=(), layout_copies=1),
