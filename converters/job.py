@@ -55,6 +55,7 @@ class Job:
         ranges: how int8 ranges follow from what calibration saw.
         float_layers: module paths that int8 leaves in float; ``None``: as few as the gate needs.
         min_ssim: the caller's own bar for the worst photo, which the choice of float layers heeds as well.
+        photos: what int8 artifacts are compared with their simulations on; none: they are not.
     """
 
     checkpoint: Path
@@ -68,6 +69,7 @@ class Job:
     ranges: RangeMethod = RangeMethod.LEAST_SQUARES
     float_layers: tuple[str, ...] | None = ()
     min_ssim: float | None = None
+    photos: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,6 +136,7 @@ def run_job(job: Job) -> Iterator[Conversion]:
                 dynamic_batch=job.dynamic_batch and row.dynamic_batch,
                 ranges=job.ranges,
                 float_layers=kept.layers,
+                photos=job.photos,
             )
             artifact = row.load()(graphs[spec.style], spec, options)
             if artifact.quantization is not None:

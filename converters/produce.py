@@ -91,6 +91,7 @@ def produce(
                 ranges=plan.ranges,
                 float_layers=plan.float_layers,
                 min_ssim=plan.min_ssim,
+                photos=plan.photos if plan.verify else (),
             )
         )
     jobs.sort(key=lambda job: -len(job.specs))  # the longest first, so that none is left over at the end
@@ -193,7 +194,7 @@ class _Workshop:
 def judge(
     artifact: Artifact, verdicts: Sequence[Verdict], *, min_ssim: float | None = None, seconds: float = 0.0
 ) -> Result:
-    """All gates together: ``sdk.verify``'s, the registry's delegate gate, and the caller's own.
+    """All gates together: ``sdk.verify``'s, the registry's (one delegate, fidelity), and the caller's own.
 
     Args:
         artifact: what was exported.
@@ -205,6 +206,7 @@ def judge(
 
     missed = [f"{verdict.runtime}: {verdict.reason}" for verdict in verdicts if verdict.verdict is Outcome.FAIL]
     missed += delegate_faults(artifact)
+    missed += fidelity_faults(artifact)
     for verdict in verdicts:
         if min_ssim is not None and verdict.ssim is not None and not verdict.ssim.worst >= min_ssim:
             missed.append(f"{verdict.runtime}: SSIM worst {verdict.ssim.worst:.4f} < {min_ssim:g} (--min-ssim)")
@@ -236,6 +238,29 @@ def delegate_faults(artifact: Artifact) -> list[str]:
     if delegation.operators_outside:
         faults.append(f"operators outside of the delegate: {', '.join(delegation.operators_outside)}")
     return faults
+
+
+def fidelity_faults(artifact: Artifact) -> list[str]:
+    """Why an int8 artifact misses its target's gate, as one sentence; empty when it holds or was not compared."""
+    fidelity = artifact.quantization.fidelity if artifact.quantization is not None else None
+    if fidelity is None:
+        return []
+    gate = row_for(artifact.target, artifact.backend).fidelity
+    missed = [
+        f"{what} {value:.3g} > {limit:g}"
+        for what, value, limit in (
+            ("max-abs", fidelity.max_abs_steps, gate.max_abs_steps),
+            ("mean-abs", fidelity.mean_abs_steps, gate.mean_abs_steps),
+            ("drift", fidelity.drift_steps, gate.drift_steps),
+        )
+        if not value <= limit
+    ]
+    if not missed:
+        return []
+    return [
+        f"under {fidelity.runtime} the saved file draws something else than its own quantized graph "
+        f"({', '.join(missed)} steps of 1/255): the fault is the export's and not int8's"
+    ]
 
 
 def file_of(spec: ExportSpec) -> str:

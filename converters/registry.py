@@ -48,6 +48,20 @@ def missing_packages(packages: Mapping[str, str]) -> list[str]:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FidelityGate:
+    """Most that an int8 artifact may differ from its own simulation; see ``sdk.bundle.Fidelity`` for the quantities.
+
+    What correct artifacts differ by is rounding, and how much of it there is depends on what the runtime computes in:
+    ONNX Runtime and XNNPACK round as the simulation does, LiteRT's file is simulated by other integer kernels, and Core
+    ML computes what lies between the grids in fp16. ``docs/verification.md`` has what was measured.
+    """
+
+    max_abs_steps: float
+    mean_abs_steps: float
+    drift_steps: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class TargetRow:
     """One way to export.
 
@@ -64,6 +78,7 @@ class TargetRow:
         min_os: precision -> the oldest system that runs it, where the runtime is a part of the system.
         dynamic_batch: whether ``--dynamic-batch`` is possible.
         one_delegate: a gate: exactly one delegate in the saved file and no operator outside of it.
+        fidelity: a gate: how near an int8 file must come to its own simulation.
         io: the border in words.
     """
 
@@ -77,6 +92,7 @@ class TargetRow:
     runtime_extra: str
     host: str
     min_runtime: str
+    fidelity: FidelityGate
     io: str
     min_os: dict[Precision, str] = field(default_factory=dict)
     dynamic_batch: bool = False
@@ -159,6 +175,7 @@ TARGETS: tuple[TargetRow, ...] = (
         runtime_extra="executorch",
         host="Linux, macOS",
         min_runtime="executorch 1.5.1",
+        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=1.2, drift_steps=0.1),
         io="float32 NCHW in [0, 1], also for int8",
         one_delegate=True,
     ),
@@ -173,6 +190,7 @@ TARGETS: tuple[TargetRow, ...] = (
         runtime_extra="mil",
         host="macOS; elsewhere the MIL reference executor (numerics only)",
         min_runtime="Core ML of the system",
+        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=1.6, drift_steps=0.4),
         io="8-bit RGB image in and out",
         min_os={Precision.FP16: "iOS 16", Precision.FP32: "iOS 16", Precision.INT8: "iOS 17"},
     ),
@@ -192,6 +210,7 @@ TARGETS: tuple[TargetRow, ...] = (
         runtime_extra="tflite",
         host="Linux, macOS, Windows",
         min_runtime="LiteRT 2.3.0",
+        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=1.4, drift_steps=0.3),
         io="float32 NHWC in [0, 1]; int8 NHWC (uint8 XOR 0x80) for int8",
     ),
     TargetRow(
@@ -205,6 +224,7 @@ TARGETS: tuple[TargetRow, ...] = (
         runtime_extra="onnx",
         host="Linux, macOS, Windows",
         min_runtime="onnxruntime 1.14",
+        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=0.8, drift_steps=0.1),
         io="float32 NCHW in [0, 1], also for int8",
         dynamic_batch=True,
     ),

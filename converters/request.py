@@ -106,6 +106,7 @@ class ExportOptions:
         dynamic_batch: the file takes any batch size; only where the registry's row says that this is possible.
         ranges: how int8 ranges follow from what calibration saw.
         float_layers: module paths of the graph that int8 leaves in float.
+        photos: files on which an int8 artifact, read back, is compared with its own simulation; none: it is not.
     """
 
     folder: Path
@@ -113,6 +114,7 @@ class ExportOptions:
     dynamic_batch: bool = False
     ranges: RangeMethod = RangeMethod.LEAST_SQUARES
     float_layers: tuple[str, ...] = ()
+    photos: tuple[Path, ...] = ()
 
     def calibration_for(self, spec: ExportSpec) -> CalibrationSet:
         """The calibration set.

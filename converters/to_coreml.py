@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from converters.fidelity import TORCH, Expected, expect, measured, of_module
 from converters.graph import DeployGraph, PictureOutput, ScaledPicture, example_inputs
 from converters.quantize import quantize
 from converters.registry import row_for
@@ -54,11 +55,13 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     """
     row = row_for(spec.target, spec.backend)
     record: Quantization | None = None
+    expected: Expected | None = None
     network: nn.Module
     if spec.precision is Precision.INT8:
         quantized = quantize(
             graph, options.calibration_for(spec), ranges=options.ranges, float_layers=options.float_layers
         )
+        expected = expect(of_module(quantized.module), spec, options, simulation=TORCH)
         network, record, scale = PictureOutput(quantized.module), quantized.record, 1 / 255
     else:
         network, scale = ScaledPicture(graph), ScaledPicture.INPUT_SCALE
@@ -78,13 +81,14 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     )
     path = options.folder / spec.file_name("mlpackage")
     _save(model, path, spec)
-    return row.artifact(
+    artifact = row.artifact(
         spec,
         path,
         io=spec.io(Layout.IMAGE, DType.UINT8),
         quantization=record,
         tools=("coremltools", "torch", "torchao"),
     )
+    return measured(artifact, options.folder, expected)
 
 
 def convert(

@@ -27,6 +27,7 @@ from executorch.exir._serialize._program import deserialize_pte_binary
 from executorch.exir.schema import DelegateCall, KernelCall, Program
 from torch import Tensor, nn
 
+from converters.fidelity import TORCH, expect, measured, of_module
 from converters.graph import DeployGraph, example_inputs
 from converters.quantize import quantize
 from converters.registry import row_for
@@ -65,10 +66,11 @@ def to_executorch(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) 
         module, record = quantized.module, quantized.record
     elif spec.precision is not Precision.FP32:
         raise UsageError(f"{spec.target} has no precision {spec.precision}: choose from {', '.join(row.precisions)}.")
+    expected = None if record is None else expect(of_module(module), spec, options, simulation=TORCH)
     inputs = example_inputs(graph, spec.size)
     path = options.folder / spec.file_name(row.suffix)
     write_atomically(path, lower(module, inputs, spec.description()))
-    return row.artifact(
+    artifact = row.artifact(
         spec,
         path,
         io=spec.io(Layout.NCHW, DType.FLOAT32),
@@ -76,6 +78,7 @@ def to_executorch(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) 
         delegation=read_delegation(path),
         tools=("executorch", "torch", "torchao"),
     )
+    return measured(artifact, options.folder, expected)
 
 
 def lower(module: nn.Module, inputs: tuple[Tensor, ...], description: dict[str, str] | None = None) -> bytes:

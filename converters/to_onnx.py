@@ -23,6 +23,7 @@ from torch import nn
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
+from converters.fidelity import Draw, expect, measured
 from converters.graph import DeployGraph, example_inputs, require_int8
 from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
@@ -189,7 +190,7 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
     Raises:
         UsageError: int8 without calibration, or a graph that cannot hold in int8.
     """
-    quantization = None
+    quantization, expected = None, None
     if spec.precision is Precision.INT8:
         require_int8(graph)
         calibration = options.calibration_for(spec)
@@ -197,6 +198,7 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         model, quantization = quantize_qdq(
             model, calibration, ranges=options.ranges, float_layers=check_layers(graph, options.float_layers)
         )
+        expected = expect(simulate_qdq(model), spec, options, simulation="QDQ graph in float, not optimized")
     else:
         model = trace(graph, example_inputs(graph, spec.size))
         if not transpose_tail(model.graph):
@@ -205,13 +207,31 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
         _open_borders(model, batch=True)
     path = options.folder / spec.file_name("onnx")
     save(model, path, spec.description())
-    return row_for(spec.target, spec.backend).artifact(
+    artifact = row_for(spec.target, spec.backend).artifact(
         spec,
         path,
         io=spec.io(Layout.NCHW, DType.FLOAT32, batch=None if options.dynamic_batch else 1),
         quantization=quantization,
         tools=("onnx", "onnxruntime", "onnxscript", "torch"),
     )
+    return measured(artifact, options.folder, expected)
+
+
+def simulate_qdq(model: onnx.ModelProto) -> Draw:
+    """The simulation of a QDQ graph in memory: ONNX Runtime without any optimization.
+
+    Nothing is fused then, so every convolution, add and mul computes in float32 between its DequantizeLinear and
+    QuantizeLinear, and none of the integer kernels that run the saved file takes part. It shares ONNX Runtime's float
+    kernels with it. (``onnx.reference`` would share nothing, but resizes in Python, pixel by pixel.)
+    """
+    session = _start(model.SerializeToString(), optimized=False)
+    names = [given.name for given in session.get_inputs()]
+
+    def draw(*given: np.ndarray) -> np.ndarray:
+        made: np.ndarray = session.run([OUTPUT], dict(zip(names, given, strict=True)))[0]
+        return made
+
+    return draw
 
 
 def transpose_tail(graph: onnx.GraphProto) -> bool:
@@ -517,8 +537,10 @@ def _session(path: Path) -> ort.InferenceSession:
     return _start(str(path))
 
 
-def _start(model: str | bytes) -> ort.InferenceSession:
+def _start(model: str | bytes, *, optimized: bool = True) -> ort.InferenceSession:
     options = ort.SessionOptions()
+    if not optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     options.intra_op_num_threads = 1
     return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -18,12 +18,13 @@ from typing import Any
 import litert_torch
 import numpy as np
 import torch
-from ai_edge_litert.interpreter import Interpreter
+from ai_edge_litert.interpreter import Interpreter, OpResolverType
 from ai_edge_quantizer import quantizer, recipe
 from torch import Tensor, nn
 
 from converters.calibration import CalibrationSet
 from converters.equalize import equalize
+from converters.fidelity import Draw, Expected, expect, measured
 from converters.graph import ChannelsLast, DeployGraph, example_inputs, require_int8
 from converters.quantize import layer_paths
 from converters.ranges import SCHEME, Observed, RangeMethod
@@ -45,6 +46,7 @@ _COMPUTE = {
     torch.ops.aten.upsample_bilinear2d.vec: "RESIZE_BILINEAR",
 }
 _DEPTHWISE = "DEPTHWISE_"
+_COLOURS = 3
 
 
 def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Artifact:
@@ -64,6 +66,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         raise UsageError(f"{spec.target} has no precision {spec.precision}: choose from {', '.join(row.precisions)}.")
     record: Quantization | None = None
     calibration: CalibrationSet | None = None
+    expected: Expected | None = None
     if spec.precision is Precision.INT8:
         require_int8(graph)
         calibration = options.calibration_for(spec)
@@ -77,9 +80,9 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     in_float = tensors_of(model, graph, example_inputs(graph, spec.size), float_layers)
     if calibration is not None:
         samples = feeds(calibration, baked=graph.baked)
-        model = TFLiteModel(
-            quantize(model, samples, on_grid=(*names, OUTPUT), method=options.ranges, in_float=in_float)
-        )
+        quantized = quantize(model, samples, on_grid=(*names, OUTPUT), method=options.ranges, in_float=in_float)
+        expected = expect(simulate(quantized), spec, options, simulation="LiteRT's reference kernels")
+        model = TFLiteModel(quantized)
         record = Quantization(
             method=f"LiteRT static, int8, {SCHEME}, {options.ranges}",
             calibration_sha256=calibration.sha256,
@@ -93,7 +96,7 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
     path = options.folder / spec.file_name(row.suffix)
     write_atomically(path, model.to_bytes())
     dtype = DType.INT8 if spec.precision is Precision.INT8 else DType.FLOAT32
-    return row.artifact(
+    artifact = row.artifact(
         spec,
         path,
         io=spec.io(Layout.NHWC, dtype, style=dtype),
@@ -101,6 +104,37 @@ def to_tflite(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         delegation=read_delegation(path),
         tools=("litert-torch", "ai-edge-quantizer", "torch"),
     )
+    return measured(artifact, options.folder, expected)
+
+
+def simulate(content: bytes) -> Draw:
+    """The simulation of a quantized ``.tflite`` without its shuffle, as ``quantize`` returns it.
+
+    LiteRT's reference kernels run it, which are written to define the operators and share nothing with XNNPACK, and
+    numpy does the shuffle.
+    """
+    interpreter = Interpreter(
+        model_content=content, num_threads=1, experimental_op_resolver_type=OpResolverType.BUILTIN_REF
+    )
+    interpreter.allocate_tensors()
+    inputs, (output,) = interpreter.get_input_details(), interpreter.get_output_details()
+
+    def draw(*given: np.ndarray) -> np.ndarray:
+        for spec in inputs:
+            (values,) = (one for one in given if one.ndim == len(spec["shape"]))
+            values = values.transpose(0, 2, 3, 1) if values.ndim == 4 else values
+            steps = np.clip(np.rint(values / _SCALE) + _ZERO_POINT, -128, 127)
+            interpreter.set_tensor(spec["index"], steps.astype(np.int8))
+        interpreter.invoke()
+        stored = interpreter.get_tensor(output["index"]).astype(np.float32)
+        values = (stored - _ZERO_POINT) * np.float32(_SCALE)
+        batch, height, width, channels = values.shape
+        block = round((channels / _COLOURS) ** 0.5)
+        # Channels are in TFLite's order of a shuffle: row and column inside the block, then the colour.
+        blocks = values.reshape(batch, height, width, block, block, _COLOURS).transpose(0, 5, 1, 3, 2, 4)
+        return blocks.reshape(batch, _COLOURS, height * block, width * block)
+
+    return draw
 
 
 def convert(module: nn.Module, inputs: tuple[Tensor, ...]) -> bytes:

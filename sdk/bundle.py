@@ -78,6 +78,29 @@ class ReferencePicture:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Fidelity:
+    """How near an int8 artifact, read back and run at export, came to its own simulation (``converters.fidelity``).
+
+    The figures are in steps of 1/255, each of the style in which it is worst.
+
+    Attributes:
+        simulation: what it was compared with, e.g. ``"PT2E graph in torch"``.
+        runtime: what ran the saved file.
+        images: photos, each in every style of the artifact.
+        max_abs_steps: largest difference of any value.
+        mean_abs_steps: mean of the absolute differences.
+        drift_steps: absolute mean of the signed differences, of the colour where it is largest.
+    """
+
+    simulation: str
+    runtime: str
+    images: int
+    max_abs_steps: float
+    mean_abs_steps: float
+    drift_steps: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class Quantization:
     """How an int8 artifact got its ranges.
 
@@ -87,6 +110,7 @@ class Quantization:
         calibration_images: photo x style pairs seen.
         float_layers: layers left in float.
         float_macs: their share of the multiply-accumulates, [0, 1].
+        fidelity: what the saved file makes of the quantized graph; ``None`` when it was not compared.
     """
 
     method: str
@@ -94,6 +118,7 @@ class Quantization:
     calibration_images: int
     float_layers: tuple[str, ...] = ()
     float_macs: float = 0.0
+    fidelity: Fidelity | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -411,6 +436,18 @@ def _quantization(node: _Node) -> Quantization:
         calibration_images=node.get("calibration_images").count(),
         float_layers=tuple(layer.text() for layer in node.get("float_layers").items()),
         float_macs=node.optional("float_macs", _Node.number) or 0.0,
+        fidelity=node.optional("fidelity", _fidelity),
+    )
+
+
+def _fidelity(node: _Node) -> Fidelity:
+    return Fidelity(
+        simulation=node.get("simulation").text(),
+        runtime=node.get("runtime").text(),
+        images=node.get("images").count(),
+        max_abs_steps=node.get("max_abs_steps").number(),
+        mean_abs_steps=node.get("mean_abs_steps").number(),
+        drift_steps=node.get("drift_steps").number(),
     )
 
 

@@ -540,7 +540,7 @@ _VERDICT_COLUMNS = ("verdict", "artifact", "runtime", "SSIM", "worst", "max-abs"
 _BENCH_COLUMNS = ("artifact", "runtime", "p50 ms", "p90 ms", "min ms", "load ms", "RSS MB", "bytes")
 _KIND_COLUMNS = ("kind", "operators", "ms", "share")
 _OPERATOR_COLUMNS = ("operator", "output", "in delegate", "ms", "share")
-_INFO_COLUMNS = ("artifact", "target", "precision", "style", "size", "bytes", "delegates")
+_INFO_COLUMNS = ("artifact", "target", "precision", "style", "size", "bytes", "delegates", "fidelity")
 
 
 def _verdict_row(verdict: Verdict) -> list[str]:
@@ -582,7 +582,14 @@ def _info_row(artifact: Artifact) -> list[str]:
         f"{height}x{width}",
         f"{artifact.bytes:,}",
         delegates,
+        _fidelity(artifact),
     ]
+
+
+def _fidelity(artifact: Artifact) -> str:
+    """What an int8 file differs from its own simulation by, in steps of 1/255; empty when it was not compared."""
+    fidelity = artifact.quantization.fidelity if artifact.quantization is not None else None
+    return "" if fidelity is None else f"mean {fidelity.mean_abs_steps:.2f}, drift {fidelity.drift_steps:.3f}"
 
 
 __all__ = ["FORWARDED", "app", "forward", "main"]

@@ -4,6 +4,9 @@ Network faults are planted before conversion, so that every converter and every 
 point is planted into the saved file where the format lets one be changed (Core ML, LiteRT, ONNX), and before lowering
 for ExecuTorch, whose delegate's blob is closed. LiteRT and XNNPACK keep one zero point for who writes a tensor and who
 reads it, so a wrong one there moves the range; in the other two it moves what is read.
+
+A zero point that is a few steps off deep in the network changes the pictures less than int8 itself does, and
+``sdk.verify`` passes it: that one is found by comparing the file with its own simulation (``converters.fidelity``).
 """
 
 from __future__ import annotations
@@ -30,6 +33,8 @@ from torch import nn
 from converters.calibration import load_calibration
 from converters.graph import DeployGraph, deployable
 from converters.plan import _model_info
+from converters.produce import Status, fidelity_faults
+from converters.produce import judge as judge_export
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
 from converters.to_onnx import write_reference
@@ -77,7 +82,7 @@ class Workbench(NamedTuple):
         calibration = None
         if precision is Precision.INT8:
             calibration = load_calibration(size=SIZE, styles=len(info.styles), photos_per_style=16)
-        options = ExportOptions(folder=self.folder, calibration=calibration)
+        options = ExportOptions(folder=self.folder, calibration=calibration, photos=tuple(PHOTOS))
         return row_for(target, BACKENDS[target]).load()(graph, spec, options)
 
     def judge(self, artifact: Artifact) -> Verdict:
@@ -289,3 +294,135 @@ def test_one_wrong_zero_point_in_executorchs_graph_is_caught(bench, monkeypatch)
     verdict = bench.judge(artifact)
     assert verdict.verdict is Outcome.FAIL
     assert "SSIM" in verdict.reason
+
+
+# --- a zero point a few steps off, deep in the network ----------------------------------------------------------------
+
+#: Steps that it is off by.
+FEW = 4
+#: Where, but for LiteRT: the decoder at an eighth of the photo's size, with two upsamplings and a dozen convolutions
+#: after it.
+DEPTH = 8
+
+
+def test_an_artifact_without_a_fault_draws_what_its_quantized_graph_says(honest) -> None:
+    for target in BACKENDS:
+        artifact = honest(target, Precision.INT8)
+        assert artifact.quantization.fidelity is not None
+        assert artifact.quantization.fidelity.images == len(PHOTOS)
+        assert fidelity_faults(artifact) == []
+        assert honest(target, FLOAT[target]).quantization is None
+
+
+def deep_in_onnx(path: Path) -> None:
+    """A convolution deep in the decoder reads the ReLU6 before it a few steps off."""
+    import onnx
+
+    model = onnx.load(path)
+    inferred = onnx.shape_inference.infer_shapes(model).graph
+    heights = {info.name: info.type.tensor_type.shape.dim[2].dim_value for info in inferred.value_info
+               if len(info.type.tensor_type.shape.dim) == 4}  # fmt: skip
+    makers = {output: node for node in model.graph.node for output in node.output}
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    readers = [
+        makers[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "Conv" and heights[node.input[0]] == SIZE[0] // DEPTH
+    ]
+    reader = [node for node in readers if node.op_type == "DequantizeLinear" and stored[node.input[2]] == 0][-1]
+    wrong = np.array(FEW, stored[reader.input[2]].dtype)
+    model.graph.initializer.append(onnx.numpy_helper.from_array(wrong, "wrong"))
+    reader.input[2] = "wrong"
+    onnx.save(model, path)
+
+
+def deep_in_coreml(path: Path) -> None:
+    """A convolution deep in the decoder reads the ReLU6 before it a few steps off."""
+    from coremltools.proto import MIL_pb2, Model_pb2
+
+    file = path / "Data/com.apple.CoreML/model.mlmodel"
+    model = Model_pb2.Model()
+    model.ParseFromString(file.read_bytes())
+    function = model.mlProgram.functions["main"]
+    operations = function.block_specializations[function.opset].operations
+    makers = {output.name: operation for operation in operations for output in operation.outputs}
+    readers = [makers[o.inputs["x"].arguments[0].name] for o in operations if o.type == "conv"]
+    readers = [
+        reader
+        for reader in readers
+        if reader.type == "dequantize"
+        and "zero_point" not in reader.inputs  # coremltools leaves a zero out; after a ReLU6 it is that of uint8
+        and reader.outputs[0].type.tensorType.dimensions[2].constant.size == SIZE[0] // DEPTH
+    ]
+    absent = readers[-1].inputs["zero_point"].arguments.add().value
+    absent.type.tensorType.dataType = MIL_pb2.UINT8
+    absent.immediateValue.tensor.bytes.values = bytes([FEW])
+    file.write_bytes(model.SerializeToString())
+
+
+def deep_in_tflite(path: Path) -> None:
+    """What the styles add in the last norm loses a few steps at the top of its range.
+
+    Writer and reader have one zero point here, so that a wrong one moves the range and does no harm where nothing
+    comes near its end (of an eighth of the photo's size, every one), and XNNPACK does not load a file in which the two
+    sides of a resize or a padding differ. The rows of the styles use their range to the end.
+    """
+    from converters.tflite_model import TFLiteModel
+
+    model = TFLiteModel(path.read_bytes())
+    named = zip(model.operators(), model.graph.operators, strict=True)
+    written = [model.graph.tensors[operator.outputs[0]] for name, operator in named if name == "CONV_2D"]
+    rows = [tensor for tensor in written if list(tensor.shape[:3]) == [1, 1, 1]][-1]
+    rows.quantization.zeroPoint = rows.quantization.zeroPoint + FEW
+    path.write_bytes(model.to_bytes())
+
+
+def deep_in_executorch(module: Any) -> Any:
+    """The range of a ReLU6 deep in the decoder begins a few steps too low, in a copy that is lowered."""
+    wrong = copy.deepcopy(module)
+    read = [node.args[0] for node in wrong.graph.nodes if "conv2d" in str(node.target)]
+    deep = [
+        reader
+        for reader in read
+        if "dequantize_per_tensor" in str(reader.target)
+        and reader.args[0].args[0].meta["val"].shape[2] == SIZE[0] // DEPTH  # of what is quantized
+        and reader.args[2] == -128
+    ][-1]
+    for node in (deep, deep.args[0]):
+        node.args = (*node.args[:2], -128 + FEW, *node.args[3:])
+    wrong.recompile()
+    return wrong
+
+
+def plant_after(save: Callable[..., None], plant: Callable[[Path], None], at: int) -> Callable[..., None]:
+    """What saves a file, and then plants a fault into it; ``at`` is the place of the path among its arguments."""
+
+    def saving(*arguments: Any) -> None:
+        save(*arguments)
+        plant(arguments[at])
+
+    return saving
+
+
+@pytest.mark.parametrize("target", BACKENDS)
+def test_a_deep_zero_point_a_few_steps_off_passes_for_int8_and_is_the_exports_fault(bench, monkeypatch, target) -> None:
+    from converters import to_coreml, to_executorch, to_onnx, to_tflite
+
+    if target is Target.EXECUTORCH:
+        lower = to_executorch.lower
+        monkeypatch.setattr(to_executorch, "lower", lambda module, *rest: lower(deep_in_executorch(module), *rest))
+    else:
+        module, name, plant, at = {
+            Target.ONNX: (to_onnx, "save", deep_in_onnx, 1),
+            Target.COREML: (to_coreml, "_save", deep_in_coreml, 1),
+            Target.TFLITE: (to_tflite, "write_atomically", deep_in_tflite, 0),
+        }[target]
+        monkeypatch.setattr(module, name, plant_after(getattr(module, name), plant, at))
+    artifact = bench.convert(target, Precision.INT8)
+    verdict = bench.judge(artifact)
+    assert verdict.verdict is Outcome.PASS, verdict.reason  # the float model's gates let it pass: it is not above int8
+    result = judge_export(artifact, [verdict])
+    assert result.status is Status.FAIL
+    assert "draws something else than its own quantized graph" in result.reason
+    assert "drift" in result.reason
+    assert "the fault is the export's and not int8's" in result.reason

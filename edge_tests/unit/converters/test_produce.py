@@ -13,8 +13,9 @@ pytest.importorskip("torch", reason="needs the extra export")
 import converters
 from converters.card import model_card
 from converters.export import ExportResult, result_line
-from converters.produce import Result, Status, delegate_faults, judge
-from sdk.bundle import Artifact, Bundle, Delegation, Manifest, ModelInfo, Quantization, Reference
+from converters.produce import Result, Status, delegate_faults, fidelity_faults, judge
+from converters.registry import TARGETS, row_for
+from sdk.bundle import Artifact, Bundle, Delegation, Fidelity, Manifest, ModelInfo, Quantization, Reference
 from sdk.errors import ExitCode
 from sdk.spec import Backend, DType, IOSpec, Kind, Layout, Precision, Target, image_spec, style_spec
 from sdk.verify import Gate, Outcome, Spread, Verdict
@@ -103,6 +104,44 @@ def test_an_xnnpack_file_with_anything_but_one_delegate_is_rejected_though_its_p
 def test_copies_of_layout_at_the_border_are_no_operators_and_other_targets_have_no_such_gate() -> None:
     assert delegate_faults(make_artifact()) == []
     assert delegate_faults(make_artifact(Target.ONNX, None)) == []
+
+
+GATE = row_for(Target.EXECUTORCH, Backend.XNNPACK).fidelity
+HELD = Fidelity(
+    simulation="a graph", runtime="executorch", images=3, max_abs_steps=GATE.max_abs_steps,
+    mean_abs_steps=GATE.mean_abs_steps, drift_steps=GATE.drift_steps,
+)  # fmt: skip
+
+
+def compared(**figures: float) -> Artifact:
+    artifact = make_artifact()
+    assert artifact.quantization is not None
+    fidelity = dataclasses.replace(HELD, **figures)  # type: ignore[arg-type]
+    return dataclasses.replace(artifact, quantization=dataclasses.replace(artifact.quantization, fidelity=fidelity))
+
+
+@pytest.mark.parametrize(
+    ("figure", "said"), [("max_abs_steps", "max-abs"), ("mean_abs_steps", "mean-abs"), ("drift_steps", "drift")]
+)
+def test_a_file_that_draws_something_else_than_its_quantized_graph_is_the_exports_fault(figure, said) -> None:
+    worse = getattr(GATE, figure) * 1.01
+    artifact = compared(**{figure: worse})
+    result = judge(artifact, [make_verdict(artifact)])  # against the float model all is well
+    assert result.status is Status.FAIL
+    assert f"({said} {worse:.3g} > {getattr(GATE, figure):g} steps of 1/255)" in result.reason
+    assert "the fault is the export's and not int8's" in result.reason
+    assert "executorch" in result.reason
+
+
+def test_a_file_at_its_fidelity_gate_passes_and_one_that_was_not_compared_has_none() -> None:
+    artifact = compared()
+    assert judge(artifact, [make_verdict(artifact)]).status is Status.PASS
+    assert fidelity_faults(make_artifact()) == []
+    assert fidelity_faults(compared(drift_steps=math.nan)) != []
+
+
+def test_no_targets_gate_lets_a_step_of_drift_pass() -> None:
+    assert all(row.fidelity.drift_steps < 1 for row in TARGETS)
 
 
 def test_a_result_is_one_line_that_says_all() -> None:

@@ -25,6 +25,7 @@ from sdk.bundle import (
     Bundle,
     BundleWriter,
     Delegation,
+    Fidelity,
     ModelInfo,
     Quantization,
     Reference,
@@ -51,6 +52,10 @@ MODEL = ModelInfo(
     macs_size=(64, 64),
     licence="Apache-2.0",
     author="nobody",
+)
+
+FIDELITY = Fidelity(
+    simulation="a graph", runtime="litert", images=3, max_abs_steps=7.0, mean_abs_steps=0.5, drift_steps=0.01
 )
 
 
@@ -173,7 +178,11 @@ def full_manifest(folder: Path) -> dict[str, Any]:
             style="pencil",
             io=io("pencil", Layout.NHWC, DType.INT8),
             quantization=Quantization(
-                method="static", calibration_sha256="b" * 64, calibration_images=32, float_layers=("head",)
+                method="static",
+                calibration_sha256="b" * 64,
+                calibration_images=32,
+                float_layers=("head",),
+                fidelity=FIDELITY,
             ),
             delegation=Delegation(delegates=("xnnpack",), operators_outside=(), layout_copies=1),
             min_runtime="2.0",
@@ -192,7 +201,7 @@ def test_a_manifest_survives_writing_and_reading(tmp_path: Path) -> None:
     write_manifest(tmp_path, manifest)
     assert read_manifest(tmp_path) == manifest
     assert manifest.artifacts[1].quantization == Quantization(
-        method="static", calibration_sha256="b" * 64, calibration_images=32, float_layers=("head",)
+        method="static", calibration_sha256="b" * 64, calibration_images=32, float_layers=("head",), fidelity=FIDELITY
     )
     assert manifest.artifacts[1].io == io("pencil", Layout.NHWC, DType.INT8)
 
@@ -227,6 +236,7 @@ def at(content: dict[str, Any], *keys: str | int) -> Any:
     return content
 
 
+FIDELITY_AT = ("artifacts", 1, "quantization", "fidelity")
 MALFORMED: dict[str, tuple[Edit, str]] = {
     "another schema": (lambda m: m.update(schema=2), "schema is 2, not 1"),
     "schema as text": (lambda m: m.update(schema="1"), "schema is"),
@@ -275,6 +285,9 @@ MALFORMED: dict[str, tuple[Edit, str]] = {
     "a tool version as a number": (lambda m: m["artifacts"][1]["tools"].update(x=1), "tools.x is 1"),
     "tools as a list": (lambda m: m["artifacts"][0].update(tools=[]), "tools is"),
     "quantization as a text": (lambda m: m["artifacts"][1].update(quantization="yes"), "quantization is"),
+    "fidelity as a text": (lambda m: m["artifacts"][1]["quantization"].update(fidelity="good"), "fidelity is"),
+    "a drift as a text": (lambda m: at(m, *FIDELITY_AT).update(drift_steps="0.1"), "fidelity.drift_steps is"),
+    "no drift": (lambda m: at(m, *FIDELITY_AT).pop("drift_steps"), "fidelity.drift_steps is missing"),
     "min_os as a number": (lambda m: m["artifacts"][1].update(min_os=16), "min_os is 16"),
 }
 #: Relations between fields, which a JSON Schema cannot express.
@@ -304,6 +317,16 @@ def test_the_schema_refuses_what_the_reader_refuses(name: str, tmp_path: Path) -
     MALFORMED[name][0](content)
     with pytest.raises(jsonschema.ValidationError):
         VALIDATOR.validate(content)
+
+
+def test_a_bundle_from_before_there_was_a_fidelity_opens_and_fits_the_schema(tmp_path: Path) -> None:
+    content = full_manifest(tmp_path / "b")
+    del content["artifacts"][1]["quantization"]["fidelity"]
+    VALIDATOR.validate(content)
+    (tmp_path / "b" / MANIFEST).write_text(json.dumps(content))
+    quantization = Bundle.open(tmp_path / "b").artifacts[1].quantization
+    assert quantization is not None
+    assert quantization.fidelity is None
 
 
 def test_a_field_this_version_does_not_know_is_passed_over(tmp_path: Path) -> None:
