@@ -45,29 +45,28 @@ class _Rearranged:
 
 
 class Fold:
-    """Computes a graph's parameters from those of its network.
+    """Computes the parameters of a multi-style graph from those of its network.
 
     Args:
-        network: on running statistics; it is read, not kept.
-        graph: multi-style, what ``deployable`` makes of this network as it is now.
-        factors: what the graph's parameters are multiplied by afterwards (``converters.equalize.equalizing_factors``).
+        network: on running statistics; its structure is read, and the network not kept.
 
     Raises:
-        GateError: when the result is not the graph's own parameters, so that something was folded in another way.
-        ValueError: a baked graph, or instance statistics.
+        ValueError: instance statistics, which are no constants.
     """
 
-    def __init__(self, network: Generator, graph: DeployGraph, *, factors: Mapping[str, Tensor] | None = None) -> None:
-        if graph.baked or graph.statistics is Statistics.INSTANCE:
-            raise ValueError("only a multi-style graph on running statistics is a function of the whole network.")
+    def __init__(self, network: Generator) -> None:
+        if network.config.statistics is Statistics.INSTANCE:
+            raise ValueError("instance statistics cannot be folded: they are not constants.")
         self._norms = _read_norms(network)
         self._rearranged = _read_rearranged(network)
-        self._factors: Mapping[str, Tensor] = {}
-        self._prove(network, graph)
-        self._factors = dict(factors or {})
 
-    def __call__(self, network: Generator) -> dict[str, Tensor]:
-        """The graph's parameters by name, differentiable in the network's."""
+    def __call__(self, network: Generator, factors: Mapping[str, Tensor] | None = None) -> dict[str, Tensor]:
+        """The graph's parameters by name, differentiable in the network's.
+
+        Args:
+            network: of the structure that was read.
+            factors: what parameters of the graph are multiplied by (``converters.equalize.equalizing_factors``).
+        """
         given: dict[str, Tensor] = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         made: dict[str, Tensor] = {}
         taken: set[str] = set()
@@ -88,9 +87,20 @@ class Fold:
             taken.update(rearranged.sources)
         made |= {name: given[name] for name, _ in network.named_parameters() if name not in taken}
         named = {f"network.{name}": value for name, value in made.items()}
-        return {name: value * self._factors[name] if name in self._factors else value for name, value in named.items()}
+        for name, factor in (factors or {}).items():
+            named[name] = named[name] * factor
+        return named
 
-    def _prove(self, network: Generator, graph: DeployGraph) -> None:
+    def prove(self, network: Generator, graph: DeployGraph) -> None:
+        """Compares what is computed with what ``deployable`` folded.
+
+        Args:
+            network: as it is now.
+            graph: multi-style, what ``deployable`` makes of it.
+
+        Raises:
+            GateError: something was folded in another way.
+        """
         with torch.no_grad():
             made = self(network)
         wanted = dict(graph.named_parameters())

@@ -41,7 +41,7 @@ from sdk.console import table as print_table
 from sdk.errors import GateError, ToonEdgeError, UsageError
 from sdk.files import write_atomically
 from training.checkpoint import PRETRAINED, Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
-from training.config import Recipe, make_recipe
+from training.config import Anneal, Recipe, make_recipe
 from training.models.generator import Generator
 from training.tasks.recover import RecoverTask
 from training.train import INTERRUPTED, fit, training_samples
@@ -203,29 +203,38 @@ class QatTask(RecoverTask):
         self.calibration, self.ranges = calibration, ranges
         self.draw = self._draw
         # In a tuple, so that it is no part of what a run saves, nor of what Lightning switches to training.
-        self._quantized: tuple[fx.GraphModule, Fold] | None = None
+        self._quantized: tuple[fx.GraphModule, dict[str, Tensor]] | None = None
+        self._fold = Fold(parent)
 
     def quantize(self) -> None:
         """Calibrates the int8 graph of the network as it is now; the next pictures are drawn by it."""
         network = copy.deepcopy(self.generator).to(memory_format=torch.contiguous_format)
         graph = deployable(network)
+        self._fold.prove(network, graph)
         factors = equalizing_factors(graph, self.calibration)
-        fold = Fold(network, graph, factors=factors)
-        samples = self.calibration.tensors(baked=False)
-        module = quantize_for_training(equalize(graph, self.calibration), samples, ranges=self.ranges)
-        self._quantized = (module, fold)
+        with torch.no_grad():
+            for name, value in self._fold(network, factors).items():
+                graph.get_parameter(name).copy_(value)
+        module = quantize_for_training(graph, self.calibration.tensors(baked=False), ranges=self.ranges)
+        self._quantized = (module, factors)
 
     def on_train_epoch_start(self) -> None:
         """A stretch begins: ranges and equalization follow the network."""
         self.quantize()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """As ever; and the clock is looked at in every step, for a stretch may be long."""
+        super().on_train_batch_end(outputs, batch, batch_idx)
+        if self.recipe.run.anneal is Anneal.MINUTES and self.progress() >= 1:
+            self.trainer.should_stop = True
 
     def _draw(self, image: Tensor, style: Tensor) -> Tensor:
         """The int8 picture, ``N x 3 x H x W`` in [0, 1]; arguments as for ``Generator.raw``."""
         if self._quantized is None:
             self.quantize()
         assert self._quantized is not None  # quantize made it
-        module, fold = self._quantized
-        made: Tensor = torch.func.functional_call(module, fold(self.generator), (image, style))
+        module, factors = self._quantized
+        made: Tensor = torch.func.functional_call(module, self._fold(self.generator, factors), (image, style))
         return made
 
     def info(self) -> CheckpointInfo:
