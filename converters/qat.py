@@ -1,4 +1,4 @@
-"""Quantization-aware training, a recovery recipe for int8: ``python -m converters.qat --minutes 10``.
+"""Quantization-aware training, a recovery recipe for int8: ``python -m converters.qat --pairs data/pairs``.
 
 The network goes on learning with the rounding of int8 in its graph, until its int8 pictures are nearer to the float
 pictures it draws now. What is trained is the deployed graph: ``prepare_qat_pt2e`` with the annotations that ExecuTorch
@@ -67,9 +67,9 @@ class QatSettings:
         train_threads: of PyTorch; results depend on it in the last digits.
     """
 
-    steps: int = 1000
+    steps: int = 200
     minutes: float | None = None
-    stretch: int = 200
+    stretch: int = 100
     crop: int = 160
     batch: int = 8
     lr: float = 3e-4
