@@ -37,25 +37,35 @@ def equalize(graph: DeployGraph, calibration: CalibrationSet) -> DeployGraph:
         calibration: photos and styles that show how large each channel becomes.
     """
     made = copy.deepcopy(graph)
-    program = torch.export.export(made, example_inputs(made, calibration.size))
+    with torch.no_grad():
+        for name, factor in equalizing_factors(graph, calibration).items():
+            made.get_parameter(name).mul_(factor)
+    return made
+
+
+def equalizing_factors(graph: DeployGraph, calibration: CalibrationSet) -> dict[str, Tensor]:
+    """What ``equalize`` multiplies parameters of a graph by: factors > 0 by name, that spread to the parameter's shape.
+
+    Parameters that stay as they are have none. Arguments as for ``equalize``.
+    """
+    graph = copy.deepcopy(graph)  # tracing leaves its marks
+    program = torch.export.export(graph, example_inputs(graph, calibration.size))
     streams = _Streams(program)
     watched = [node for node in program.graph.nodes if streams.is_free(node)]
     if not watched:
-        return made
-    largest = _largest(program.module(), {node.name for node in watched}, calibration, baked=made.baked)
+        return {}
+    largest = _largest(program.module(), {node.name for node in watched}, calibration, baked=graph.baked)
     divisors = {root: _divisor([largest[node.name] for node in nodes]) for root, nodes in streams.members(watched)}
-    with torch.no_grad():
-        for link in streams.links:
-            weight = made.get_parameter(link.weight)
-            rows = torch.ones(len(weight))
-            for root, power in link.rows:
-                rows = rows * divisors[root] ** power if root in divisors else rows
-            if link.bias is not None:
-                bias = made.get_parameter(link.bias)
-                bias.copy_(bias * rows)
-            columns = divisors.get(link.columns, torch.ones(1)).view((-1, 1) if link.depthwise else (1, -1))
-            weight.copy_(weight * (rows.view(-1, 1) * columns)[:, :, None, None])
-    return made
+    factors: dict[str, Tensor] = {}
+    for link in streams.links:
+        rows = torch.ones(len(graph.get_parameter(link.weight)))
+        for root, power in link.rows:
+            rows = rows * divisors[root] ** power if root in divisors else rows
+        if link.bias is not None:
+            factors[link.bias] = rows
+        columns = divisors.get(link.columns, torch.ones(1)).view((-1, 1) if link.depthwise else (1, -1))
+        factors[link.weight] = (rows.view(-1, 1) * columns)[:, :, None, None]
+    return factors
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ import contextlib
 import dataclasses
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,32 +30,26 @@ from rich.console import Console
 
 from converters.calibration import DEFAULT_PHOTOS
 from converters.channels import Ranking, choose_by_damage, choose_channels, cut, read_groups, weigh_pieces
+from converters.material import TEST_PHOTOS, Material, Sources, read_material, similarity
 from converters.prune_steps import COLUMNS, Similarity, State, Step, cells
 from sdk.console import table as print_table
 from sdk.errors import GateError, ToonEdgeError, UsageError
 from sdk.files import disk_trouble
-from sdk.imaging import list_photos, read_photo
-from sdk.metrics import ssim
 from sdk.spec import DType, IOSpec, Layout, image_spec, style_spec
-from sdk.verify import load_photos
 from training.checkpoint import PRETRAINED, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Recipe, make_recipe
-from training.data.pairs import PairDataset, Shard, ViewDataset, open_shards
+from training.data.pairs import PairDataset
 from training.losses import ssim as similar
 from training.models.generator import Generator, count_macs, count_params
-from training.tasks.recover import RecoverTask, photo_shard, reestimate_statistics
+from training.tasks.recover import RecoverTask, reestimate_statistics
 from training.train import INTERRUPTED, LAST, fit, training_samples
 
 #: The output, in the run's folder.
 PRUNED = "pruned.safetensors"
-#: Photos that report and decide nothing.
-TEST_PHOTOS = DEFAULT_PHOTOS.parent / "test"
 #: Optimizer steps between validations of a recovery, which are the points it resumes from.
 _STRETCH = 200
 #: Batches the norms' statistics are taken from.
 _STATISTICS_BATCHES = 32
-#: At most this many photos decide.
-_DECIDING = 32
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -126,28 +120,6 @@ class PruneSettings:
         return {**dataclasses.asdict(self), "ranking": str(self.ranking)}
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Material:
-    """Photos, and what the parent makes of them.
-
-    Attributes:
-        learnt: views to recover on.
-        deciding, test: ``P x H x W x 3`` float32, RGB, [0, 1].
-        wanted, test_wanted: the parent's pictures of them, ``S x P x H x W x 3`` float32, RGB, [0, 1].
-    """
-
-    learnt: list[Shard]
-    deciding: np.ndarray
-    wanted: np.ndarray
-    test: np.ndarray | None
-    test_wanted: np.ndarray | None
-
-    def views(self) -> ViewDataset:
-        """A few deciding photos with the parent's pictures, for the validations within a recovery."""
-        eight_bit = [(stack * 255 + 0.5).astype(np.uint8) for stack in (self.deciding, *self.wanted)]
-        return ViewDataset([Shard(eight_bit[0], tuple(eight_bit[1:]))], limit=8)
-
-
 def prune(
     checkpoint: Path = PRETRAINED,
     *,
@@ -194,7 +166,13 @@ def prune(
         raise UsageError(f"until-macs {until_macs} is out of range: give a share above 0 and below 1, such as 0.6.")
     parent = load_checkpoint(checkpoint)
     state = _open_run(out, parent, settings, resume=resume)
-    material = _read_material(parent, settings, test)
+    sources = Sources(
+        photos=Path(settings.photos),
+        pairs=None if settings.pairs is None else Path(settings.pairs),
+        validation=None if settings.validation is None else Path(settings.validation),
+        test=test,
+    )
+    material = read_material(parent, sources, size=settings.size, crop=settings.crop, seed=settings.seed)
     run = _Run(parent, settings, material, out=out, quiet=quiet, report=report)
     if not state.steps:
         state = dataclasses.replace(state, steps=(run.parent_step(),))
@@ -427,74 +405,7 @@ class _Run:
         )
 
 
-# --- photos and pictures ---------------------------------------------------------------------------------------------
-
-
-def draw(generator: Generator, photos: np.ndarray) -> np.ndarray:
-    """A network's pictures: ``P x H x W x 3`` in [0, 1] to ``S x P x H x W x 3`` float32 in [0, 1]."""
-    rows = torch.eye(generator.config.styles)
-    images = torch.from_numpy(np.ascontiguousarray(photos.transpose(0, 3, 1, 2)))
-    with torch.inference_mode():
-        return np.stack([
-            np.stack([generator(image[None], row[None])[0].permute(1, 2, 0).numpy() for image in images])
-            for row in rows
-        ])  # fmt: skip
-
-
-def similarity(generator: Generator, photos: np.ndarray, wanted: np.ndarray) -> Similarity:
-    """SSIM of a network's pictures to others; arguments as ``draw`` takes and gives them."""
-    drawn = draw(generator, photos)
-    values = [ssim(*pair) for row in zip(drawn, wanted, strict=True) for pair in zip(*row, strict=True)]
-    return Similarity(mean=float(np.mean(values)), worst=float(np.min(values)))
-
-
-def _read_material(parent: Checkpoint, settings: PruneSettings, test: Path | None) -> Material:
-    size = (settings.size, settings.size)
-    styles = parent.info.styles
-    deciding = None
-    if settings.validation is not None:
-        deciding = load_photos(_spread(list_photos(settings.validation, recursive=True)), size)
-    if settings.pairs is not None:
-        learnt = open_shards(Path(settings.pairs) / "train", styles)
-        if deciding is None:
-            views = ViewDataset(open_shards(Path(settings.pairs) / "val", styles), limit=_DECIDING, size=settings.size)
-            stacked = [views[index][0].permute(1, 2, 0).numpy() for index in range(len(views))]
-            deciding = np.stack(stacked).astype(np.float32) / np.float32(255)
-    else:
-        photos = list_photos(settings.photos, recursive=True)
-        if deciding is None:
-            if len(photos) < 2:
-                raise UsageError(
-                    f"photo folder {settings.photos} holds 1 photo, and some are held out to decide: put more into it, "
-                    "or give --validation, another folder."
-                )
-            deciding = load_photos(_spread(photos[::4]), size)
-            photos = tuple(photo for index, photo in enumerate(photos) if index % 4)
-        views_each = max(1, min(4, 800 // len(photos)))
-        learnt = [
-            photo_shard(
-                (read_photo(photo).rgb for photo in photos),
-                len(styles),
-                size=max(settings.size, settings.crop),
-                views=views_each,
-                seed=settings.seed,
-            )
-        ]
-    tested = None if test is None else load_photos(list_photos(test, recursive=True), size)
-    network = parent.generator
-    return Material(
-        learnt=learnt,
-        deciding=deciding,
-        wanted=draw(network, deciding),
-        test=tested,
-        test_wanted=None if tested is None else draw(network, tested),
-    )
-
-
-def _spread(photos: Sequence[Path]) -> list[Path]:
-    """At most ``_DECIDING`` photos, evenly taken from all."""
-    picked = np.unique(np.linspace(0, len(photos) - 1, min(_DECIDING, len(photos))).round().astype(int))
-    return [photos[index] for index in picked]
+# --- samples ---------------------------------------------------------------------------------------------------------
 
 
 def _batches(samples: Any, batch: int, count: int) -> Any:

@@ -21,8 +21,15 @@ from typing import Any, NoReturn
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule, Node
-from torchao.quantization.pt2e import MinMaxObserver, PerChannelMinMaxObserver
-from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+from torchao.quantization.pt2e import (
+    FakeQuantize,
+    MinMaxObserver,
+    MovingAveragePerChannelMinMaxObserver,
+    PerChannelMinMaxObserver,
+    disable_fake_quant,
+    enable_fake_quant,
+)
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e, prepare_qat_pt2e
 from torchao.quantization.pt2e.quantizer import (
     FixedQParamsQuantizationSpec,
     QuantizationAnnotation,
@@ -137,6 +144,44 @@ def quantize_module(
     return converted
 
 
+def quantize_for_training(
+    module: nn.Module,
+    samples: Iterable[tuple[Tensor, ...]],
+    *,
+    ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
+) -> GraphModule:
+    """A module that rounds as ``quantize_module``'s does, in float arithmetic that can be trained through.
+
+    Made by ``prepare_qat_pt2e``. Weights are rounded to grids that follow them from call to call, activations to those
+    that calibration found; a gradient passes every rounding unchanged, and stops where a value is clipped.
+
+    Args:
+        module: in eval mode and without batch norms; its inputs lie in [0, 1].
+        samples, ranges: as for ``quantize_module``.
+
+    Returns:
+        Parameters by the module's own names; arguments of any batch and size.
+
+    Raises:
+        UsageError: when there are no samples.
+    """
+    prepared: GraphModule | None = None
+    with torch.no_grad():
+        for inputs in samples:
+            if prepared is None:
+                exported = torch.export.export(module, inputs).module(check_guards=False)  # crops have another size
+                prepared = prepare_qat_pt2e(exported, PictureQuantizer(ranges=ranges, trained=True))
+                prepared.apply(disable_fake_quant)
+            prepared(*inputs)
+        if prepared is None:
+            raise UsageError("int8 ranges need calibration samples and got none: give photos.")
+        for grid in prepared.modules():
+            if isinstance(grid, RangeFakeQuantize):
+                grid.settle()
+        prepared.apply(enable_fake_quant)
+    return prepared
+
+
 def quantize_dynamic(*_: object, **__: object) -> NoReturn:
     """Refuses dynamic quantization: it would do nothing to this network.
 
@@ -155,11 +200,18 @@ class PictureQuantizer(Quantizer):
     Args:
         ranges: how ranges are measured.
         float_layers: module paths that stay in float.
+        trained: for ``prepare_qat_pt2e``, with modules that round in place of those that only look.
     """
 
-    def __init__(self, *, ranges: RangeMethod = RangeMethod.LEAST_SQUARES, float_layers: Collection[str] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        ranges: RangeMethod = RangeMethod.LEAST_SQUARES,
+        float_layers: Collection[str] = (),
+        trained: bool = False,
+    ) -> None:
         super().__init__()
-        self.ranges, self.float_layers = ranges, tuple(float_layers)
+        self.ranges, self.float_layers, self.trained = ranges, tuple(float_layers), trained
 
     def annotate(self, model: GraphModule) -> GraphModule:
         """Writes the annotations that ``prepare_pt2e`` reads."""
@@ -218,7 +270,14 @@ class PictureQuantizer(Quantizer):
     def _weights(self) -> QuantizationSpec:
         return QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=PerChannelMinMaxObserver.with_args(eps=_EPSILON),
+            observer_or_fake_quant_ctr=(
+                # An average of the newest alone: the grid is that of the weights as they are now.
+                FakeQuantize.with_args(
+                    observer=MovingAveragePerChannelMinMaxObserver, averaging_constant=1.0, eps=_EPSILON
+                )
+                if self.trained
+                else PerChannelMinMaxObserver.with_args(eps=_EPSILON)
+            ),
             quant_min=-127,
             quant_max=127,
             qscheme=torch.per_channel_symmetric,
@@ -226,9 +285,14 @@ class PictureQuantizer(Quantizer):
         )
 
     def _activations(self, limits: tuple[float, float] | None) -> QuantizationSpec:
+        options = {"eps": _EPSILON, "method": self.ranges, "limits": limits}
         return QuantizationSpec(
             dtype=torch.int8,
-            observer_or_fake_quant_ctr=RangeObserver.with_args(eps=_EPSILON, method=self.ranges, limits=limits),
+            observer_or_fake_quant_ctr=(
+                RangeFakeQuantize.with_args(observer=RangeObserver, **options)
+                if self.trained
+                else RangeObserver.with_args(**options)
+            ),
             quant_min=-128,
             quant_max=127,
             qscheme=torch.per_tensor_affine,
@@ -257,6 +321,24 @@ class RangeObserver(MinMaxObserver):
         """(scale, zero point)."""
         low, high = self.observed.range(self.method, limits=self.limits)
         return self._calculate_qparams(torch.tensor(low), torch.tensor(high))
+
+
+class RangeFakeQuantize(FakeQuantize):
+    """Looks on in calibration as ``RangeObserver`` does; once settled, rounds to the grid that was found."""
+
+    def forward(self, x_orig: Tensor) -> Tensor:
+        """A tensor of any shape."""
+        if self.observer_enabled[0]:
+            # The stock class would search for the range again with every sample.
+            return self.activation_post_process(x_orig)
+        return super().forward(x_orig)
+
+    def settle(self) -> None:
+        """Ends calibration."""
+        scale, zero_point = self.calculate_qparams()
+        self.scale.copy_(scale)
+        self.zero_point.copy_(zero_point)
+        self.disable_observer()
 
 
 def absorb_activations(model: GraphModule) -> int:

@@ -1,8 +1,8 @@
 """The command line: ``python -m sdk`` and ``toonedge``.
 
 This file says what the commands are called and how their results look; the work is in the modules they import, each
-inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``prune``, ``train`` and
-``evaluate`` belong to other rooms: their arguments are handed on as they are.
+inside its command, so that ``--help`` loads neither numpy nor a runtime. ``export``, ``prune``, ``qat``,
+``train`` and ``evaluate`` belong to other rooms: their arguments are handed on as they are.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ DEFAULT_BUNDLE = Path("dist")
 FORWARDED: dict[str, tuple[str, str, str]] = {
     "export": ("converters.export", "export", "Export a checkpoint to phone runtimes and prove each artifact."),
     "prune": ("converters.prune", "export", "Prune a checkpoint step by step, with recovery."),
+    "qat": ("converters.qat", "export", "Fine-tune a checkpoint with int8 rounding in its graph."),
     "train": ("training.train", "train", "Train a generator."),
     "evaluate": ("training.evaluate", "train", "Judge a checkpoint on held-out photos."),
 }

@@ -19,11 +19,13 @@ from torch import nn
 from converters import prune as pruning
 from converters.channels import Ranking
 from converters.graph import deployable, example_inputs
-from converters.prune import PRUNED, PruneSettings, prune, similarity
+from converters.material import draw, similarity
+from converters.prune import PRUNED, PruneSettings, prune
 from converters.prune_steps import COLUMNS, Similarity, State
 from converters.to_onnx import save, trace
 from sdk.errors import GateError, UsageError
 from sdk.imaging import list_photos
+from sdk.verify import load_photos
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.data.pairs import PairDataset
 from training.models.generator import Generator, count_macs
@@ -123,8 +125,8 @@ def test_every_step_is_narrower_and_the_output_is_an_ordinary_checkpoint_of_the_
 
 
 def test_the_figures_are_those_of_the_network_that_was_put_out(whole: Path, parent: Path, photos: Path) -> None:
-    pictures = pruning.load_photos(list_photos(photos)[::4], (32, 32))
-    wanted = pruning.draw(load_checkpoint(parent).generator, pictures)
+    pictures = load_photos(list_photos(photos)[::4], (32, 32))
+    wanted = draw(load_checkpoint(parent).generator, pictures, styles=len(STYLES))
     found = similarity(load_checkpoint(whole / PRUNED).generator, pictures, wanted)
     assert found == State.read(whole).steps[2].ssim
     assert found.worst <= found.mean < 1
