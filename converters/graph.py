@@ -146,12 +146,18 @@ class ScaledPicture(nn.Module):
     255 are rounded, divided by 256 (``INPUT_SCALE``) they are exact; a multiplication by 255 after the clamp rounds a
     second time. Both factors go into the weights of the first and the last convolution instead, and cost nothing.
 
+    Beyond 128 the steps of fp16 are 1/8, so that one picture value in 32 is rounded to its neighbour. The last
+    convolution therefore writes values around ``MIDDLE``, and the sign is the bit that halves the steps; the sum that
+    takes them back to [0, 255] must be done in float32 (``converters.to_coreml``), where the border's cast is anyway.
+
     Args:
         graph: in float; it is copied, not changed.
     """
 
     #: What the 8-bit photo is multiplied by before it comes in.
     INPUT_SCALE = 1.0 / 256.0
+    #: What the last convolution leaves out, in steps of 255.
+    MIDDLE = 128.0
 
     def __init__(self, graph: DeployGraph) -> None:
         super().__init__()
@@ -160,12 +166,12 @@ class ScaledPicture(nn.Module):
         with torch.no_grad():
             self.scaled.network.encoder.features.conv_stem.weight *= 1.0 / (255.0 * self.INPUT_SCALE)
             tail.weight *= 255.0
-            if tail.bias is not None:
-                tail.bias *= 255.0
+            assert tail.bias is not None  # the generator's tail has one
+            tail.bias.mul_(255.0).sub_(self.MIDDLE)
 
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """``N x 3 x H x W`` in [0, 255 / 256] and, unless baked, ``N x S`` to ``N x 3 x H x W`` in [0, 255]."""
-        return torch.clamp(self.scaled.raw(image, style), 0.0, 255.0)
+        return torch.clamp(self.scaled.raw(image, style), -self.MIDDLE, 255.0 - self.MIDDLE) + self.MIDDLE
 
 
 def deployable(generator: Generator, *, style: np.ndarray | None = None) -> DeployGraph:

@@ -110,11 +110,18 @@ def convert(
         convert_to="mlprogram",
         inputs=inputs,
         outputs=[output],
-        compute_precision=ct.precision.FLOAT32 if precision is Precision.FP32 else ct.precision.FLOAT16,
+        compute_precision=ct.precision.FLOAT32
+        if precision is Precision.FP32
+        else ct.transform.FP16ComputePrecision(op_selector=_in_half),
         # Image output needs iOS 16, arithmetic on 8-bit activations iOS 17 (the registry's min_os says so to apps).
         minimum_deployment_target=ct.target.iOS17 if precision is Precision.INT8 else ct.target.iOS16,
         skip_model_load=True,
     )
+
+
+def _in_half(operator: Any) -> bool:
+    """Whether an operator computes in fp16: all but the sum that ends in the picture (``ScaledPicture.MIDDLE``)."""
+    return not (operator.op_type == "add" and operator.outputs[0] in operator.enclosing_block.outputs)
 
 
 def _save(model: MLModel, path: Path, spec: ExportSpec) -> None:

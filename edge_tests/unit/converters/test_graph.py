@@ -166,6 +166,12 @@ def test_wrappers_only_rearrange_and_scale(network: Generator, style: np.ndarray
     assert torch.equal(PictureOutput(graph)(image, *rest), want * 255)
     scaled = ScaledPicture(graph)(image * (255 / 256), *rest)
     assert torch.allclose(scaled, want * 255, atol=1e-3)
+    extreme = ScaledPicture(graph)
+    with torch.no_grad():
+        extreme.scaled.network.tail.bias += torch.tensor([1e4, -1e4, 0.0]).repeat_interleave(4)
+    red, green, _ = extreme(image * (255 / 256), *rest).unbind(1)
+    assert (red == 255).all()  # the clamp is at the ends of a picture, not around its middle
+    assert (green == 0).all()
     assert torch.equal(graph(image, *rest), want)  # the graph itself is left alone
 
 

@@ -143,6 +143,19 @@ def test_two_conversions_give_the_same_package_in_place_of_the_first(export, gra
     assert [path.name for path in tmp_path.iterdir()] == [first.file]
 
 
+def test_only_the_border_of_an_fp16_package_is_in_float32(export) -> None:
+    package, _ = export(Precision.FP16)
+    functions = description(package).mlProgram.functions
+    (block,) = functions["main"].block_specializations.values()
+    computed = [operation for operation in block.operations if operation.type != "const"]
+    float32 = 11
+    kept = [op.type for op in computed if op.outputs[0].type.tensorType.dataType == float32]
+    # The photo's scale; the cast of the result, and the sum that takes it back to [0, 255].
+    assert kept == ["mul", "cast", "add"]
+    assert computed[-1].outputs[0].name == "cartoon"
+    assert "add" in {op.type for op in computed[:-1]}  # the network's own sums are in fp16
+
+
 def test_int8_computes_on_8_bit_activations_and_8_bit_weights(export) -> None:
     package, artifact = export(Precision.INT8)
     kinds = operators(package)
