@@ -18,10 +18,11 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import fx, nn
 
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
@@ -91,15 +92,31 @@ def _draw(draw: Draw, photo: np.ndarray, style: list[float] | None) -> np.ndarra
     return draw(*given)[0].transpose(1, 2, 0)
 
 
-def of_module(module: nn.Module) -> Draw:
-    """The simulation of a PT2E graph: torch runs it, quantize and dequantize nodes in float arithmetic."""
+def of_module(module: nn.Module, *, half: bool = False) -> Draw:
+    """The simulation of a PT2E graph: torch runs it, quantize and dequantize nodes in float arithmetic.
+
+    Args:
+        module: the quantized graph; an fx ``GraphModule`` with ``half``.
+        half: rounds every float result to fp16, for a target that computes in fp16 between the grids. Its rounding has
+            a sign of its own where many values lie near the middle of two steps, so it must not be taken for a fault.
+    """
+    run = _HalfPrecision(module).run if half else module  # type: ignore[arg-type]  # PT2E makes GraphModules
 
     def draw(*given: np.ndarray) -> np.ndarray:
         with torch.inference_mode():
-            made: torch.Tensor = module(*(torch.from_numpy(values) for values in given))
+            made: torch.Tensor = run(*(torch.from_numpy(values) for values in given))
         return made.numpy()
 
     return draw
+
+
+class _HalfPrecision(fx.Interpreter):
+    def run_node(self, n: fx.Node) -> Any:
+        """The node's result, on the grid of fp16 if it is a float tensor that was computed or is stored."""
+        made = super().run_node(n)
+        if isinstance(made, torch.Tensor) and made.is_floating_point() and n.op in ("call_function", "get_attr"):
+            return made.half().float()
+        return made
 
 
 def measured(artifact: Artifact, folder: Path, expected: Expected | None) -> Artifact:

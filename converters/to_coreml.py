@@ -61,7 +61,7 @@ def to_coreml(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> A
         quantized = quantize(
             graph, options.calibration_for(spec), ranges=options.ranges, float_layers=options.float_layers
         )
-        expected = expect(of_module(quantized.module), spec, options, simulation=TORCH)
+        expected = expect(of_module(quantized.module, half=True), spec, options, simulation=TORCH)
         network, record, scale = PictureOutput(quantized.module), quantized.record, 1 / 255
     else:
         network, scale = ScaledPicture(graph), ScaledPicture.INPUT_SCALE

@@ -44,6 +44,18 @@ def test_the_figures_of_a_case_worked_by_hand() -> None:
     assert figures(drawn, wanted) == (3.0, 1.0, 0.25)
 
 
+def test_a_simulation_in_half_precision_rounds_every_result_to_fp16() -> None:
+    class Third(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image / 3 * 3
+
+    graph = torch.fx.symbolic_trace(Third())
+    given = np.full((1, 3, 2, 2), 1.7, np.float32)
+    (value,) = np.unique(of_module(graph, half=True)(given))
+    assert value == np.float32(np.float16(np.float32(np.float16(np.float32(1.7) / 3)) * 3))
+    assert value != np.unique(of_module(graph)(given))[0]
+
+
 def test_a_style_that_drifts_is_not_hidden_by_one_that_drifts_the_other_way() -> None:
     wanted = np.full((2, 2, 4, 4, 3), 0.5, np.float32)
     shift = np.array([2, -2], np.float32).reshape(2, 1, 1, 1, 1) / 255
