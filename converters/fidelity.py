@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import dataclasses
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
 from sdk.bundle import Artifact, Fidelity
 from sdk.errors import GateError
-from sdk.runtimes import RUNTIMES, Runtime, get_runtime
+from sdk.runtimes import RUNTIMES, get_runtime
 from sdk.spec import Layout
 from sdk.verify import load_photos
 from sdk.worker import Worker, WorkerError
@@ -133,7 +133,8 @@ def measured(artifact: Artifact, folder: Path, expected: Expected | None) -> Art
     Raises:
         GateError: the runtime cannot load or run the file.
     """
-    runtime = next(_able(artifact), None)
+    served = (get_runtime(name) for name in row_for(artifact.target, artifact.backend).runtimes)
+    runtime = next((one for one in served if one.available().ok), None)
     if expected is None or runtime is None or artifact.quantization is None:
         return artifact
     with tempfile.TemporaryDirectory(prefix="toonedge-fidelity-") as scratch:
@@ -157,13 +158,6 @@ def measured(artifact: Artifact, folder: Path, expected: Expected | None) -> Art
         wanted = np.floor(np.clip(wanted, 0, 1) * np.float32(STEPS) + np.float32(0.5)) / np.float32(STEPS)
     fidelity = compare(np.stack(drawn), wanted, simulation=expected.simulation, runtime=runtime.name)
     return dataclasses.replace(artifact, quantization=dataclasses.replace(artifact.quantization, fidelity=fidelity))
-
-
-def _able(artifact: Artifact) -> Iterator[Runtime]:
-    for name in row_for(artifact.target, artifact.backend).runtimes:
-        runtime = get_runtime(name)
-        if runtime.available().ok:
-            yield runtime
 
 
 def compare(drawn: np.ndarray, wanted: np.ndarray, *, simulation: str, runtime: str) -> Fidelity:

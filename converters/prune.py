@@ -33,15 +33,15 @@ from converters.channels import Ranking, choose_by_damage, choose_channels, cut,
 from converters.material import TEST_PHOTOS, Material, Sources, read_material, similarity
 from converters.prune_steps import COLUMNS, Similarity, State, Step, cells
 from sdk.console import table as print_table
-from sdk.errors import GateError, ToonEdgeError, UsageError
+from sdk.errors import GateError, ToonEdgeError, UsageError, check_ranges
 from sdk.files import disk_trouble
 from sdk.spec import DType, IOSpec, Layout, image_spec, style_spec
 from training.checkpoint import PRETRAINED, Checkpoint, load_checkpoint, save_checkpoint
-from training.config import Recipe, make_recipe
+from training.config import Recipe
 from training.data.pairs import PairDataset
 from training.losses import ssim as similar
 from training.models.generator import Generator, count_macs, count_params
-from training.tasks.recover import RecoverTask, reestimate_statistics
+from training.tasks.recover import RecoverTask, recovery_recipe, reestimate_statistics
 from training.train import INTERRUPTED, LAST, fit, training_samples
 
 #: The output, in the run's folder.
@@ -106,9 +106,7 @@ class PruneSettings:
             "recovery_steps": (self.recovery_steps >= 1, "at least 1"),
             "size": (self.size >= 32 and self.size % 16 == 0, "a multiple of 16, at least 32"),
         }
-        for name, (fits, remedy) in ranges.items():
-            if not fits:
-                raise UsageError(f"{name.replace('_', '-')} {getattr(self, name)} is out of range: give {remedy}.")
+        check_ranges(self, ranges)
         if self.teacher_share and self.pairs is None:
             raise UsageError(
                 f"teacher-share {self.teacher_share} needs teachers: give --pairs, a folder that "
@@ -366,27 +364,21 @@ class _Run:
 
     def _recipe(self, network: Generator, start: Path | None, number: int) -> Recipe:
         settings = self.settings
-        minutes = settings.minutes
-        return make_recipe({
-            "name": f"step-{number:02d}",
-            "version": self.parent.info.version,
-            "styles": list(self.parent.info.styles),
-            "generator": {key: value for key, value in network.config.to_dict().items() if key != "styles"},
-            "data": {"crop": settings.crop, "batch": settings.batch, "mix_share": 0.25},
-            "loss": {"l1": 1.0, "gradient": 1.0, "ssim": 1.0},
-            "optimizer": {"lr": settings.lr, "ema": 0.995, "freeze_statistics": 0.1},
-            "run": {
-                "out": str(self.out),
-                "steps": settings.recovery_steps if minutes is None else 10_000_000,
-                "anneal": "steps" if minutes is None else "minutes",
-                "validate_every": _STRETCH,
-                "seed": settings.seed + number,
-                "threads": settings.train_threads,
-                "channels_last": True,
-                **({} if minutes is None else {"minutes": minutes}),
-                **({} if start is None else {"init": str(start)}),
-            },
-        })  # fmt: skip
+        return recovery_recipe(
+            f"step-{number:02d}",
+            self.parent.info,
+            network.config,
+            out=str(self.out),
+            crop=settings.crop,
+            batch=settings.batch,
+            steps=settings.recovery_steps,
+            minutes=settings.minutes,
+            validate_every=_STRETCH,
+            seed=settings.seed + number,
+            threads=settings.train_threads,
+            optimizer={"lr": settings.lr, "ema": 0.995, "freeze_statistics": 0.1},
+            init=start,
+        )
 
     def _described(self, number: int, network: Generator, *, cut_ssim: Similarity | None) -> Step:
         material, side = self.material, self.settings.size

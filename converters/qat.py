@@ -38,12 +38,12 @@ from converters.quantize import quantize_for_training
 from converters.ranges import RangeMethod
 from converters.simulation import simulate
 from sdk.console import table as print_table
-from sdk.errors import GateError, ToonEdgeError, UsageError
+from sdk.errors import GateError, ToonEdgeError, UsageError, check_ranges
 from sdk.files import write_atomically
 from training.checkpoint import PRETRAINED, Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
-from training.config import Anneal, Recipe, make_recipe
+from training.config import Anneal, Recipe
 from training.models.generator import Generator
-from training.tasks.recover import RecoverTask
+from training.tasks.recover import RecoverTask, recovery_recipe
 from training.train import INTERRUPTED, fit, training_samples
 
 #: Headings of the table, in files and on screen; SSIM, mean and worst over photos and styles.
@@ -91,9 +91,7 @@ class QatSettings:
             "lr": (self.lr > 0, "more than 0, such as 0.0003"),
             "size": (self.size >= 32 and self.size % 16 == 0, "a multiple of 16, at least 32"),
         }
-        for name, (fits, remedy) in needs.items():
-            if not fits:
-                raise UsageError(f"{name} {getattr(self, name)} is out of range: give {remedy}.")
+        check_ranges(self, needs)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -189,6 +187,8 @@ class QatTask(RecoverTask):
         ranges: how they are measured.
     """
 
+    purpose = "trained with int8 rounding in the graph, towards its own float pictures,"
+
     def __init__(
         self,
         recipe: Recipe,
@@ -236,15 +236,6 @@ class QatTask(RecoverTask):
         module, factors = self._quantized
         made: Tensor = torch.func.functional_call(module, self._fold(self.generator, factors), (image, style))
         return made
-
-    def info(self) -> CheckpointInfo:
-        """What the saved network says of itself."""
-        data = self.recipe.data
-        line = (
-            f"trained with int8 rounding in the graph, towards its own float pictures, for {self.global_step} steps of "
-            f"{data.batch} crops of {data.crop} px, seed {self.recipe.run.seed}"
-        )
-        return CheckpointInfo(**{**vars(self._info), "provenance": (*self._info.provenance, line)})
 
 
 def train_int8(
@@ -328,7 +319,21 @@ def _trained(
         parent.info, provenance=(*parent.info.provenance, f"from the checkpoint with SHA-256 {parent.sha256}")
     )
     with tempfile.TemporaryDirectory(prefix="toonedge-qat-") as folder:
-        recipe = _recipe(checkpoint, parent, settings, folder)
+        recipe = recovery_recipe(
+            "qat",
+            parent.info,
+            parent.generator.config,
+            out=folder,
+            crop=settings.crop,
+            batch=settings.batch,
+            steps=settings.steps,
+            minutes=settings.minutes,
+            validate_every=settings.stretch,
+            seed=settings.seed,
+            threads=settings.train_threads,
+            optimizer={"lr": settings.lr, "ema": 0.99, "freeze_statistics": 0.0, "weight_decay": 0.0},
+            init=checkpoint,
+        )
         task = fit(
             recipe,
             training_samples(recipe, material.learnt),
@@ -340,31 +345,6 @@ def _trained(
         )
     assert isinstance(task, QatTask)  # make_task made one
     return task, copy.deepcopy(task.average).to(memory_format=torch.contiguous_format).eval()
-
-
-def _recipe(checkpoint: Path, parent: Checkpoint, settings: QatSettings, folder: str) -> Recipe:
-    minutes = settings.minutes
-    generator: dict[str, Any] = {k: v for k, v in parent.generator.config.to_dict().items() if k != "styles"}
-    return make_recipe({
-        "name": "qat",
-        "version": parent.info.version,
-        "styles": list(parent.info.styles),
-        "generator": generator,
-        "data": {"crop": settings.crop, "batch": settings.batch, "mix_share": 0.25},
-        "loss": {"l1": 1.0, "gradient": 1.0, "ssim": 1.0},
-        "optimizer": {"lr": settings.lr, "ema": 0.99, "freeze_statistics": 0.0, "weight_decay": 0.0},
-        "run": {
-            "out": folder,
-            "steps": settings.steps if minutes is None else 10_000_000,
-            "anneal": "steps" if minutes is None else "minutes",
-            "validate_every": settings.stretch,
-            "seed": settings.seed,
-            "threads": settings.train_threads,
-            "channels_last": True,
-            "init": str(checkpoint),
-            **({} if minutes is None else {"minutes": minutes}),
-        },
-    })  # fmt: skip
 
 
 def _judge(network: Generator, material: Material, calibration: CalibrationSet, ranges: RangeMethod) -> list[Quality]:

@@ -250,12 +250,8 @@ def share_of_macs(macs: Mapping[str, int], layers: Collection[str]) -> float:
 
 def _margin(mean: float, worst: float, psnr_db: float, gate: Gate) -> float:
     """See ``FloatChoice.margin``."""
-    bars = ((mean, gate.ssim_mean), (worst, gate.ssim_worst), (psnr_db / 100, _hundredth(gate.psnr_mean)))
-    return min(float(value) - bar for value, bar in bars if bar is not None)
-
-
-def _hundredth(value: float | None) -> float | None:
-    return None if value is None else value / 100
+    bars = ((mean, gate.ssim_mean, 1.0), (worst, gate.ssim_worst, 1.0), (psnr_db, gate.psnr_mean, 0.01))
+    return min((float(value - bar) * unit for value, bar, unit in bars if bar is not None), default=0.0)
 
 
 def draw(module: nn.Module, inputs: Sequence[tuple[Tensor, ...]]) -> list[np.ndarray]:

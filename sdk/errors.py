@@ -7,7 +7,7 @@ traceback) and exit with ``exit_code``; Python callers catch ``ToonEdgeError``.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from enum import IntEnum
 
 
@@ -74,3 +74,18 @@ def unknown_name(kind: str, value: str, known: Iterable[str]) -> UsageError:
     nearest = next((n for n in names if near and n.lower() == near[0]), None)
     hint = f"did you mean {nearest!r}? " if nearest else ""
     return UsageError(f"unknown {kind} {value!r}: {hint}choose from {', '.join(names)}.")
+
+
+def check_ranges(settings: object, needs: Mapping[str, tuple[bool, str]]) -> None:
+    """Refuses settings that make no sense.
+
+    Args:
+        settings: has an attribute of each name.
+        needs: name to whether its value fits, and what to give instead.
+
+    Raises:
+        UsageError: names the first that does not fit, as the command line spells it.
+    """
+    for name, (fits, remedy) in needs.items():
+        if not fits:
+            raise UsageError(f"{name.replace('_', '-')} {getattr(settings, name)} is out of range: give {remedy}.")

@@ -215,23 +215,35 @@ def in_onnx(path: Path) -> None:
     onnx.save(model, path)
 
 
-def in_coreml(path: Path) -> None:
-    """The last convolution reads its input 16 steps off."""
-    from coremltools.proto import MIL_pb2, Model_pb2
+def mil_program(package: Path) -> tuple[Path, Any, Any]:
+    """The model's file in a package, what is in it, and the operations of its only function."""
+    from coremltools.proto import Model_pb2
 
-    file = path / "Data/com.apple.CoreML/model.mlmodel"
+    file = package / "Data/com.apple.CoreML/model.mlmodel"
     model = Model_pb2.Model()
     model.ParseFromString(file.read_bytes())
     function = model.mlProgram.functions["main"]
-    operations = function.block_specializations[function.opset].operations
+    return file, model, function.block_specializations[function.opset].operations
+
+
+def give_zero_point(dequantize: Any, value: int) -> None:
+    """Gives an operation that has left its zero point out one of uint8."""
+    from coremltools.proto import MIL_pb2
+
+    absent = dequantize.inputs["zero_point"].arguments.add().value
+    absent.type.tensorType.dataType = MIL_pb2.UINT8
+    absent.immediateValue.tensor.bytes.values = bytes([value])
+
+
+def in_coreml(path: Path) -> None:
+    """The last convolution reads its input 16 steps off."""
+    file, model, operations = mil_program(path)
     makers = {output.name: operation for operation in operations for output in operation.outputs}
     tail = [operation for operation in operations if operation.type == "conv"][-1]
     reader = makers[tail.inputs["x"].arguments[0].name]
     assert reader.type == "dequantize"
     if "zero_point" not in reader.inputs:  # coremltools leaves a zero out; after a ReLU6 it is that of uint8
-        absent = reader.inputs["zero_point"].arguments.add().value
-        absent.type.tensorType.dataType = MIL_pb2.UINT8
-        absent.immediateValue.tensor.bytes.values = bytes([16])
+        give_zero_point(reader, 16)
         file.write_bytes(model.SerializeToString())
         return
     holder = reader.inputs["zero_point"].arguments[0]
@@ -338,13 +350,7 @@ def deep_in_onnx(path: Path) -> None:
 
 def deep_in_coreml(path: Path) -> None:
     """A convolution deep in the decoder reads the ReLU6 before it a few steps off."""
-    from coremltools.proto import MIL_pb2, Model_pb2
-
-    file = path / "Data/com.apple.CoreML/model.mlmodel"
-    model = Model_pb2.Model()
-    model.ParseFromString(file.read_bytes())
-    function = model.mlProgram.functions["main"]
-    operations = function.block_specializations[function.opset].operations
+    file, model, operations = mil_program(path)
     makers = {output.name: operation for operation in operations for output in operation.outputs}
     readers = [makers[o.inputs["x"].arguments[0].name] for o in operations if o.type == "conv"]
     readers = [
@@ -354,9 +360,7 @@ def deep_in_coreml(path: Path) -> None:
         and "zero_point" not in reader.inputs  # coremltools leaves a zero out; after a ReLU6 it is that of uint8
         and reader.outputs[0].type.tensorType.dimensions[2].constant.size == SIZE[0] // DEPTH
     ]
-    absent = readers[-1].inputs["zero_point"].arguments.add().value
-    absent.type.tensorType.dataType = MIL_pb2.UINT8
-    absent.immediateValue.tensor.bytes.values = bytes([FEW])
+    give_zero_point(readers[-1], FEW)
     file.write_bytes(model.SerializeToString())
 
 

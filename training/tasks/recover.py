@@ -8,7 +8,9 @@ teaching). So any photo will do; none has to be rendered.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+import dataclasses
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,9 +18,9 @@ from torch import Tensor, nn
 
 from sdk.imaging import resize
 from training.checkpoint import CheckpointInfo
-from training.config import Recipe
+from training.config import Recipe, make_recipe
 from training.data.pairs import Shard
-from training.models.generator import Generator
+from training.models.generator import Generator, GeneratorConfig
 from training.models.norm import ConditionalNorm2d
 from training.tasks.distill import DistillTask, norms
 
@@ -32,6 +34,9 @@ class RecoverTask(DistillTask):
         info: what the saved network says of itself; a line on the recovery is added.
         teacher_share: weight of the rendered teacher's picture in the target, [0, 1]; the rest is the parent's.
     """
+
+    #: What the training is for, as provenance tells it.
+    purpose = "recovered by distillation from the unpruned network"
 
     def __init__(
         self,
@@ -58,14 +63,67 @@ class RecoverTask(DistillTask):
 
     def info(self) -> CheckpointInfo:
         """What the saved network says of itself."""
-        recipe = self.recipe
+        data = self.recipe.data
         line = (
-            f"recovered by distillation from the unpruned network for {self.global_step} steps of {recipe.data.batch} "
-            f"crops of {recipe.data.crop} px, seed {recipe.run.seed}"
+            f"{self.purpose} for {self.global_step} steps of {data.batch} crops of {data.crop} px, "
+            f"seed {self.recipe.run.seed}"
         )
         if self.teacher_share:
             line += f", {self.teacher_share:.0%} of the target the rendered teachers'"
-        return CheckpointInfo(**{**vars(self._info), "provenance": (*self._info.provenance, line)})
+        return dataclasses.replace(self._info, provenance=(*self._info.provenance, line))
+
+
+def recovery_recipe(
+    name: str,
+    info: CheckpointInfo,
+    config: GeneratorConfig,
+    *,
+    out: str,
+    crop: int,
+    batch: int,
+    steps: int,
+    minutes: float | None,
+    validate_every: int,
+    seed: int,
+    threads: int,
+    optimizer: Mapping[str, float],
+    init: Path | None,
+) -> Recipe:
+    """The recipe of a network that learns from its parent, in styles and mixes of them.
+
+    Args:
+        name: of the run.
+        info: version and styles.
+        config: of the network that learns.
+        out: folder of the run.
+        crop, batch: px, and crops a step.
+        steps: optimizer steps, when there are no ``minutes``.
+        minutes: of training, or ``None``.
+        validate_every: steps between validations.
+        seed, threads: of the run.
+        optimizer: its keys.
+        init: checkpoint to start from; ``None``: random weights.
+    """
+    return make_recipe({
+        "name": name,
+        "version": info.version,
+        "styles": list(info.styles),
+        "generator": {key: value for key, value in config.to_dict().items() if key != "styles"},
+        "data": {"crop": crop, "batch": batch, "mix_share": 0.25},
+        "loss": {"l1": 1.0, "gradient": 1.0, "ssim": 1.0},
+        "optimizer": dict(optimizer),
+        "run": {
+            "out": out,
+            "steps": steps if minutes is None else 10_000_000,
+            "anneal": "steps" if minutes is None else "minutes",
+            "validate_every": validate_every,
+            "seed": seed,
+            "threads": threads,
+            "channels_last": True,
+            **({} if minutes is None else {"minutes": minutes}),
+            **({} if init is None else {"init": str(init)}),
+        },
+    })  # fmt: skip
 
 
 @torch.no_grad()

@@ -27,6 +27,7 @@ from sdk.errors import GateError, UsageError
 from sdk.imaging import list_photos
 from sdk.verify import load_photos
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from training.config import make_recipe
 from training.data.pairs import PairDataset
 from training.models.generator import Generator, count_macs
 from training.models.norm import ConditionalNorm2d
@@ -279,7 +280,7 @@ def test_views_of_photos_are_squares_that_differ_and_stand_in_for_every_style() 
 
 def test_the_parent_is_asked_for_the_very_crop_and_blended_with_the_teacher(parent: Path, tmp_path: Path) -> None:
     whole = load_checkpoint(parent)
-    recipe = pruning.make_recipe(
+    recipe = make_recipe(
         {
             "name": "a",
             "styles": list(STYLES),

@@ -87,8 +87,9 @@ def test_a_planted_loss_is_ranked_first_and_chosen_with_its_reader(spoilt: Deplo
 
 @pytest.mark.usefixtures("unequalized")
 def test_psnr_is_a_bar_like_ssim(spoilt: DeployGraph, calibration) -> None:
-    alone = choose_float_layers(spoilt, calibration, Gate(ssim_mean=0.0), photos=2)
+    alone = choose_float_layers(spoilt, calibration, Gate(max_abs=0.0), photos=2)  # not judged here
     assert alone.layers == ()
+    assert alone.meets
     gate = Gate(psnr_mean=alone.psnr_db + 3)
     choice = choose_float_layers(spoilt, calibration, gate, budget=0.6, photos=2)
     assert choice.layers
