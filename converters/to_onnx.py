@@ -25,6 +25,7 @@ from converters.calibration import CalibrationSet
 from converters.equalize import equalize
 from converters.fidelity import Draw, expect, measured
 from converters.graph import DeployGraph, example_inputs, require_int8
+from converters.modulation import find_modulated, fold_modulation, integer_convolutions
 from converters.ranges import SCHEME, Observed, RangeMethod
 from converters.registry import row_for
 from converters.request import INPUTS, OUTPUT, ExportOptions, ExportSpec, check_layers
@@ -41,14 +42,16 @@ IR_VERSION = 8
 REFERENCE = "reference.onnx"
 #: Pixel shuffle block: the last convolution works at stride 2.
 _BLOCK = 2
+#: The node and the layer of the last convolution, once it is a transposed one.
+_TAIL, _TAIL_LAYER = "tail", "network.tail"
 #: Largest difference between ``reference.onnx`` and the checkpoint's own network on pictures in [0, 1].
 REFERENCE_TOLERANCE = 1e-5
 
 #: Operators of which a node works on any batch, height and width.
 SHAPE_FREE = frozenset({
-    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "Div", "GlobalAveragePool", "HardSigmoid",
-    "HardSwish", "MatMul", "Mul", "Pow", "Reciprocal", "ReduceMean", "Relu", "Resize", "Sigmoid", "SpaceToDepth",
-    "Sqrt", "Sub", "Unsqueeze",
+    "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "GlobalAveragePool",
+    "HardSigmoid", "HardSwish", "MatMul", "Mul", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "Relu", "Resize",
+    "Sigmoid", "SpaceToDepth", "Sqrt", "Sub", "Unsqueeze",
 })  # fmt: skip
 
 
@@ -194,11 +197,14 @@ def to_onnx(graph: DeployGraph, spec: ExportSpec, options: ExportOptions) -> Art
     if spec.precision is Precision.INT8:
         require_int8(graph)
         calibration = options.calibration_for(spec)
-        model = trace(equalize(graph, calibration), example_inputs(graph, spec.size))
+        traced = trace(equalize(graph, calibration), example_inputs(graph, spec.size))
         model, quantization = quantize_qdq(
-            model, calibration, ranges=options.ranges, float_layers=check_layers(graph, options.float_layers)
+            traced, calibration, ranges=options.ranges, float_layers=check_layers(graph, options.float_layers)
         )
+        if not options.dynamic_batch:  # pictures of a batch may have a style each
+            model = fold_modulation(model, find_modulated(traced, INPUTS[1]), INPUTS[1])
         expected = expect(simulate_qdq(model), spec, options, simulation="QDQ graph in float, not optimized")
+        model = integer_convolutions(model)
     else:
         model = trace(graph, example_inputs(graph, spec.size))
         if not transpose_tail(model.graph):
@@ -258,7 +264,7 @@ def transpose_tail(graph: onnx.GraphProto) -> bool:
     constants = {"tail_weight": np.ascontiguousarray(square), "tail_bias": bias[:, 0].copy()}
     graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
     drawn = onnx.helper.make_node(
-        "ConvTranspose", [conv.input[0], *constants], [shuffle.output[0]], name="tail", strides=[_BLOCK, _BLOCK]
+        "ConvTranspose", [conv.input[0], *constants], [shuffle.output[0]], name=_TAIL, strides=[_BLOCK, _BLOCK]
     )
     for name in conv.input[1:]:
         graph.initializer.remove(next(tensor for tensor in graph.initializer if tensor.name == name))
@@ -308,8 +314,11 @@ def quantize_qdq(
     for a second run, and never calibrates itself. It is helped in two places more:
 
     * image and picture have the grid of an 8-bit picture, scale 1/255 and zero point 0, so that the last clamp is
-      done by saturation and no step is spent beyond [0, 1] (style weights get it by themselves: 0 and 1 are seen);
+      done by saturation and no step is spent beyond [0, 1];
     * of a style's scaling only what can survive the shift and the ReLU6 after it gets steps (``product_limits``).
+
+    The last convolution stays in float when it can be a transposed one (``transpose_tail``): 2 % of the shipped
+    network's multiplications, but ONNX Runtime has no integer kernel that moves values as fast.
 
     Args:
         model: a float32 model with inputs ``image`` and, unless baked, ``style``; traced from an equalized graph.
@@ -319,6 +328,8 @@ def quantize_qdq(
     """
     model = copy.deepcopy(model)
     excluded = nodes_of(model.graph, float_layers)
+    if transpose_tail(model.graph):
+        excluded, float_layers = [*excluded, _TAIL], {*float_layers, _TAIL_LAYER}
     picture = _drop_last_clip(model.graph, excluded)
     observed = observe(model, calibration)
     limits = product_limits(model, observed)

@@ -204,7 +204,7 @@ def in_onnx(path: Path) -> None:
 
     model = onnx.load(path)
     makers = {output: node for node in model.graph.node for output in node.output}
-    tail = [node for node in model.graph.node if node.op_type == "Conv"][-1]
+    tail = [node for node in model.graph.node if node.op_type in ("Conv", "ConvTranspose")][-1]
     reader = makers[tail.input[0]]
     assert reader.op_type == "DequantizeLinear"
     stored = {tensor.name: tensor for tensor in model.graph.initializer}

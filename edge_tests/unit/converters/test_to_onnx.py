@@ -296,35 +296,63 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_every_convolution_is_int8_with_a_scale_for_each_output_channel(int8) -> None:
+def test_every_convolution_is_int8_with_a_scale_for_each_output_channel(int8, network) -> None:
     model = onnx.load(int8)
     values = constants(model)
     makers = {output: node for node in model.graph.node for output in node.output}
     convolutions = [node for node in model.graph.node if node.op_type == "Conv"]
-    assert convolutions
+    styled = [node for node in model.graph.node if node.op_type == "QLinearConv"]
+    assert len(styled) == 4  # one a decoder block
+    assert len(convolutions) + len(styled) == sum(isinstance(m, torch.nn.Conv2d) for m in network.modules())
     for node in convolutions:
         data, weight = (makers[name] for name in node.input[:2])
         assert (data.op_type, weight.op_type) == ("DequantizeLinear", "DequantizeLinear")
-        kernel, scale, zero_point = (values[name] for name in weight.input)
-        assert kernel.dtype == np.int8
-        assert scale.shape == (len(kernel),)
-        assert not zero_point.any()
-        assert np.abs(kernel.reshape(len(kernel), -1).astype(int)).max() == 127  # all 8 bits: no reduced range
+        assert values[weight.input[1]].shape == (len(values[weight.input[0]]),)
+    weights = [makers[node.input[1]].input[0] for node in convolutions] + [node.input[3] for node in styled]
+    zero_points = [makers[node.input[1]].input[2] for node in convolutions] + [node.input[5] for node in styled]
+    for kernel, zero_point in zip(weights, zero_points, strict=True):
+        assert values[kernel].dtype == np.int8
+        assert not values[zero_point].any()
+        # All 8 bits: no reduced range.
+        assert np.abs(values[kernel].reshape(len(values[kernel]), -1).astype(int)).max() == 127
 
 
-def test_image_style_and_picture_have_the_grid_of_an_8_bit_picture(int8) -> None:
+def test_a_last_convolution_that_is_a_transposed_one_stays_in_float_and_the_manifest_says_so(
+    build_network, calibration, tmp_path
+) -> None:
+    network = build_network(tail_kernel=1, tail_bias=3)
+    for style in (None, "comic"):
+        graph = deployable(network, style=None if style is None else np.eye(3, dtype=np.float32)[0])
+        artifact = to_onnx(graph, spec(Precision.INT8, style), ExportOptions(folder=tmp_path, calibration=calibration))
+        assert artifact.quantization is not None
+        assert artifact.quantization.float_layers == ("network.tail",)
+        model = onnx.load(tmp_path / artifact.file)
+        makers = {output: node for node in model.graph.node for output in node.output}
+        clip = makers["cartoon"]
+        assert (clip.op_type, makers[clip.input[0]].op_type) == ("Clip", "ConvTranspose")
+        assert "DepthToSpace" not in {node.op_type for node in model.graph.node}
+
+
+def test_image_and_picture_have_the_grid_of_an_8_bit_picture(int8) -> None:
     model = onnx.load(int8)
     values = constants(model)
     makers = {output: node for node in model.graph.node for output in node.output}
-    grids = {
-        node.input[0]: (float(values[node.input[1]]), int(values[node.input[2]]))
-        for node in model.graph.node
-        if node.op_type == "QuantizeLinear"
-    }
-    (style,) = (node.output[0] for node in model.graph.node if "style" in node.input)  # as a picture of one pixel
+    (photo,) = (node for node in model.graph.node if "image" in node.input)
     picture = makers[makers["cartoon"].input[0]]  # what the shuffle moves
-    for scale, zero_point in (grids["image"], grids[style], tuple(values[name] for name in picture.input[1:3])):
-        assert (pytest.approx(1 / 255), 0) == (float(scale), int(zero_point))
+    assert (photo.op_type, picture.op_type) == ("QuantizeLinear", "DequantizeLinear")
+    for scale, zero_point in ([values[name] for name in node.input[1:]] for node in (photo, picture)):
+        assert (float(scale), int(zero_point)) == (pytest.approx(1 / 255), 0)
+
+
+def test_with_any_batch_each_picture_has_its_own_style(network, calibration, pictures, tmp_path) -> None:
+    options = ExportOptions(folder=tmp_path, calibration=calibration, dynamic_batch=True)
+    path = tmp_path / to_onnx(deployable(network), spec(Precision.INT8), options).file
+    image = (pictures[:3].astype(np.float32) / 255).transpose(0, 3, 1, 2).copy()
+    rows = np.eye(3, dtype=np.float32)
+    together = run(path, image, rows)
+    alone = np.concatenate([run(path, image[[i]], rows[[i]]) for i in range(3)])
+    assert np.abs(together - alone).max() <= 1e-6
+    assert np.abs(run(path, image, rows[[1, 2, 0]]) - together).mean() > 0.01
 
 
 @pytest.mark.parametrize("exact", ["0", "1"])
@@ -337,7 +365,7 @@ def test_onnx_runtime_leaves_no_convolution_in_float(int8, exact, tmp_path) -> N
     ort.InferenceSession(str(int8), options, providers=["CPUExecutionProvider"])
     kinds = [node.op_type for node in onnx.load(tmp_path / "optimized.onnx").graph.node]
     assert "QLinearConv" in kinds
-    assert not {"Conv", "FusedConv"} & set(kinds)
+    assert not {"Conv", "FusedConv", "QLinearMul"} & set(kinds)
 
 
 def test_int8_is_near_the_network_and_its_border_is_float(int8, network, pictures) -> None:
