@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from converters.calibration import DEFAULT_PHOTOS
@@ -18,6 +19,7 @@ from converters.prune_steps import Similarity
 from sdk.errors import UsageError
 from sdk.imaging import list_photos, read_photo
 from sdk.metrics import ssim
+from sdk.sheet import contact_sheet
 from sdk.verify import load_photos
 from training.checkpoint import Checkpoint
 from training.data.pairs import Shard, ViewDataset, open_shards
@@ -131,6 +133,24 @@ def draw(network: Callable[[Tensor, Tensor], Tensor], photos: np.ndarray, *, sty
             np.stack([network(image[None], row[None])[0].permute(1, 2, 0).numpy() for image in images])
             for row in torch.eye(styles)
         ])  # fmt: skip
+
+
+def side_by_side(
+    photos: np.ndarray, parent: np.ndarray, pruned: np.ndarray, *, styles: Sequence[str], title: str, most: int = 6
+) -> Image.Image:
+    """A contact sheet: a row a photo; the photo, then each style as the parent and as its successor draw it.
+
+    Args:
+        photos: ``P x H x W x 3`` float32, RGB, [0, 1].
+        parent, pruned: ``S x P x H x W x 3``, as ``draw`` gives them.
+        styles: S names.
+        title: one line above all.
+        most: photos that are shown, evenly taken from all.
+    """
+    shown = np.unique(np.linspace(0, len(photos) - 1, min(most, len(photos))).round().astype(int))
+    rows = [[photos[i], *(made[i] for pair in zip(parent, pruned, strict=True) for made in pair)] for i in shown]
+    headings = [heading for style in styles for heading in (f"{style}: parent", f"{style}: pruned")]
+    return contact_sheet(rows, columns=["photo", *headings], title=title, cell=160)
 
 
 def similarity(network: Callable[[Tensor, Tensor], Tensor], photos: np.ndarray, wanted: np.ndarray) -> Similarity:

@@ -30,11 +30,12 @@ from rich.console import Console
 
 from converters.calibration import DEFAULT_PHOTOS
 from converters.channels import Ranking, choose_by_damage, choose_channels, cut, read_groups, weigh_pieces
-from converters.material import TEST_PHOTOS, Material, Sources, read_material, similarity
+from converters.material import TEST_PHOTOS, Material, Sources, draw, read_material, side_by_side, similarity
 from converters.prune_steps import COLUMNS, Similarity, State, Step, cells
 from sdk.console import table as print_table
 from sdk.errors import GateError, ToonEdgeError, UsageError, check_ranges
 from sdk.files import disk_trouble
+from sdk.imaging import save_picture
 from sdk.spec import DType, IOSpec, Layout, image_spec, style_spec
 from training.checkpoint import PRETRAINED, Checkpoint, load_checkpoint, save_checkpoint
 from training.config import Recipe
@@ -46,6 +47,8 @@ from training.train import INTERRUPTED, LAST, fit, training_samples
 
 #: The output, in the run's folder.
 PRUNED = "pruned.safetensors"
+#: Parent and output side by side, in the run's folder.
+SHEET = "sheet.png"
 #: Optimizer steps between validations of a recovery, which are the points it resumes from.
 _STRETCH = 200
 #: Batches the norms' statistics are taken from.
@@ -136,7 +139,8 @@ def prune(
 
     Args:
         checkpoint: the parent.
-        out: the run's folder: ``pruned.safetensors``, ``state.json``, ``table.csv``, ``table.md`` and a folder a step.
+        out: the run's folder: ``pruned.safetensors``, ``state.json``, ``table.csv``, ``table.md``, a folder a step, and
+            ``sheet.png``, parent and output side by side on test photos.
         settings: what the result depends on.
         steps: at most this many.
         until_macs: ends the run with the step that has at most this share of the parent's multiplications; of the last
@@ -183,6 +187,7 @@ def prune(
             f"step 1 has an SSIM of {state.steps[-1].ssim.mean:.4f} to the unpruned network, below the floor of "
             f"{settings.floor}: cut less (--share), recover longer (--minutes), or lower --floor."
         )
+    run.show(state)
     return state
 
 
@@ -242,6 +247,17 @@ class _Run:
     def load(self, number: int) -> Generator:
         """The network after a step; the parent is step 0."""
         return load_checkpoint(self.folder(number) / "last.safetensors").generator if number else self.parent.generator
+
+    def show(self, state: State) -> None:
+        """Writes the sheet of parent and output on photos that decided nothing, or on those that did."""
+        material, best = self.material, state.best
+        photos, wanted = material.test, material.test_wanted
+        if photos is None or wanted is None:
+            photos, wanted = material.deciding, material.wanted
+        styles = self.parent.info.styles
+        title = f"{self.parent.info.name}: step {best.number}, {best.macs / state.steps[0].macs:.1%} of the MACs"
+        drawn = draw(self.load(best.number), photos, styles=len(styles))
+        save_picture(side_by_side(photos, wanted, drawn, styles=styles, title=title), self.out / SHEET)
 
     def parent_step(self) -> Step:
         """The table's first row."""
@@ -466,7 +482,7 @@ def time_networks(
     """
     from converters.graph import deployable, example_inputs
     from converters.request import INPUTS, OUTPUT
-    from converters.to_onnx import clamp_before_shuffle, save, trace
+    from converters.to_onnx import arrange_tail, save, trace
     from sdk.bench import Runner, race_runners
     from sdk.runtimes import RUNTIMES, get_runtime, require
     from sdk.trial import first_style, noise_file
@@ -481,7 +497,7 @@ def time_networks(
         def enter(name: str, network: Generator) -> None:
             graph = deployable(network)
             model = trace(graph, example_inputs(graph, size))
-            clamp_before_shuffle(model.graph)
+            arrange_tail(model.graph)
             path = folder / f"{name}.onnx"
             save(model, path, {"name": name})
             border = partial(image_spec, layout=Layout.NCHW, dtype=DType.FLOAT32, height=size[0], width=size[1])

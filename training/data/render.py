@@ -2,7 +2,8 @@
 
 Every photo of ``CONTENT/train`` gives N square *views* (its own crop, scale, mirror, light, colour and blur), and every
 view is drawn by all teachers at twice the working size: hue and light change what a teacher draws, so the teacher is
-rendered from the view, never recoloured. ``CONTENT/val`` gives plain views, without augmentation.
+rendered from the view, never recoloured. Teachers are the filters of ``training.filters`` and, with ``--teacher``,
+networks (``training.data.teachers``). ``CONTENT/val`` gives plain views, without augmentation.
 
 What a teacher shall *not* follow (sensor noise, JPEG blocks) is not put in here: the loader adds it to the network's
 input alone (``training.data.pairs``), new every time.
@@ -41,6 +42,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from sdk.imaging import list_photos, read_photo
+from training.data.teachers import NetworkTeacher, check_names, parse_teacher
 from training.filters import FILTERS, render_all, style_filter
 
 Image8 = np.ndarray
@@ -203,11 +205,13 @@ class _Job:
     view: View
     size: int
     styles: tuple[str, ...]
+    networks: tuple[NetworkTeacher, ...]
 
 
 def _render(job: _Job) -> tuple[Image8, dict[str, Image8]]:
     double = cut_view(read_photo(job.path).rgb, job.view, job.size)
-    return halve(double), render_all(double, job.styles)
+    drawn = render_all(double, job.styles)
+    return halve(double), drawn | {teacher.name: teacher.draw(double) for teacher in job.networks}
 
 
 def _start_worker() -> None:
@@ -219,6 +223,7 @@ def render_split(
     out: Path,
     *,
     styles: Sequence[str],
+    networks: Sequence[NetworkTeacher] = (),
     variants: int,
     size: int,
     seed: int = 0,
@@ -231,7 +236,8 @@ def render_split(
     Args:
         photos: photo files, unique names.
         out: folder of the split; shards become ``out/v000``, ``out/v001``, ...
-        styles: teachers to draw.
+        styles: filters to draw.
+        networks: networks to draw.
         variants: views a photo, one shard each.
         size: working size in pixels, divisible by 16.
         seed: of the augmentation.
@@ -248,6 +254,7 @@ def render_split(
     """
     for style in styles:
         style_filter(style)
+    check_names([*styles, *(teacher.name for teacher in networks)])
     names = [path.name for path in photos]
     if len(set(names)) != len(names):
         raise UsageError("two photos have the same file name: give each its own.")
@@ -265,13 +272,20 @@ def render_split(
             }
             plan = json.loads(json.dumps(plan))  # tuples become lists, as they are in the file
             wanted = {style: teacher_fingerprint(style) for style in styles}
+            wanted |= {teacher.name: teacher.fingerprint() for teacher in networks}
             present = _present(folder, plan)
-            missing = tuple(style for style in styles if present.get(style) != wanted[style])
+            missing = tuple(style for style in wanted if present.get(style) != wanted[style])
             if not missing:
                 advance(len(photos))
                 continue
             jobs = [
-                _Job(path=str(path), view=view, size=size, styles=missing)
+                _Job(
+                    path=str(path),
+                    view=view,
+                    size=size,
+                    styles=tuple(style for style in styles if style in missing),
+                    networks=tuple(teacher for teacher in networks if teacher.name in missing),
+                )
                 for path, view in zip(photos, views, strict=True)
             ]
             with disk_trouble("write the pairs", folder):
@@ -345,6 +359,7 @@ def render_pairs(
     out: Path,
     *,
     styles: Sequence[str] = tuple(FILTERS),
+    networks: Sequence[NetworkTeacher] = (),
     variants: int = 8,
     val_variants: int = 2,
     size: int = 320,
@@ -371,6 +386,7 @@ def render_pairs(
         raise UsageError(f"unknown split {unknown[0]!r}: choose from {', '.join(SPLITS)}.")
     for style in styles:
         style_filter(style)
+    check_names([*styles, *(teacher.name for teacher in networks)])
     absent = [split for split in splits if not (content / split).is_dir()]
     if absent:
         raise UsageError(
@@ -388,6 +404,7 @@ def render_pairs(
                 found[split],
                 out / split,
                 styles=styles,
+                networks=networks,
                 variants=counts[split],
                 size=size,
                 seed=seed,
@@ -411,6 +428,14 @@ def main(
     val_variants: Annotated[int, typer.Option(help="Plain views a validation photo (whole, middle, detail).")] = 2,
     size: Annotated[int, typer.Option(help="Working size of a view, px; teachers see twice that.")] = 320,
     styles: Annotated[str, typer.Option(help="Teachers, separated by commas.")] = ",".join(FILTERS),
+    teacher: Annotated[
+        list[str],
+        typer.Option(
+            metavar="NAME=FILE.onnx",
+            help="A network that draws one more style; options after commas: range=unit|signed|bytes, scale=1|2, "
+            "style=NAME. Repeatable.",
+        ),
+    ] = [],  # noqa: B006
     split: Annotated[list[str], typer.Option(help="Only this split; repeatable.")] = list(SPLITS),  # noqa: B006
     seed: Annotated[int, typer.Option(help="Of the augmentation.")] = 0,
     workers: Annotated[int, typer.Option(help="Processes; 0: this one.")] = 2,
@@ -421,6 +446,7 @@ def main(
             content,
             out,
             styles=[name.strip() for name in styles.split(",") if name.strip()],
+            networks=[parse_teacher(text) for text in teacher],
             variants=variants,
             val_variants=val_variants,
             size=size,

@@ -19,7 +19,7 @@ from torch import nn
 from converters import prune as pruning
 from converters.channels import Ranking
 from converters.graph import deployable, example_inputs
-from converters.material import draw, similarity
+from converters.material import draw, side_by_side, similarity
 from converters.prune import PRUNED, PruneSettings, prune
 from converters.prune_steps import COLUMNS, Similarity, State
 from converters.to_onnx import save, trace
@@ -123,6 +123,22 @@ def test_every_step_is_narrower_and_the_output_is_an_ordinary_checkpoint_of_the_
     assert markdown[0] == f"| {' | '.join(COLUMNS)} |"
     assert len(markdown) == 5
     assert not list(whole.glob(".*"))
+
+
+def test_parent_and_output_stand_side_by_side_on_a_sheet(whole: Path) -> None:
+    styles = len(load_checkpoint(whole / PRUNED).info.styles)
+    with Image.open(whole / "sheet.png") as sheet:
+        assert sheet.width == 6 + (1 + 2 * styles) * (160 + 6)
+    shades = np.linspace(0, 1, 10, dtype=np.float32)
+    photos = np.broadcast_to(shades[:2, None, None, None], (2, 16, 16, 3))
+    parent, pruned = (
+        np.broadcast_to(some.reshape(2, 2, 1, 1, 1), (2, 2, 16, 16, 3)) for some in (shades[2:6], shades[6:])
+    )
+    made = np.asarray(side_by_side(photos, parent, pruned, styles=("a", "b"), title="two photos"))
+    centres = [made[made.shape[0] // 4 :, 6 + 166 * place + 80, 0] for place in range(5)]
+    seen = [[value for value in dict.fromkeys(centre.tolist()) if value not in (255, 40)] for centre in centres]
+    wanted = [shades[:2], parent[0, :, 0, 0, 0], pruned[0, :, 0, 0, 0], parent[1, :, 0, 0, 0], pruned[1, :, 0, 0, 0]]
+    assert seen == [[round(float(v) * 255) for v in row if v < 1] for row in wanted]
 
 
 def test_the_figures_are_those_of_the_network_that_was_put_out(whole: Path, parent: Path, photos: Path) -> None:
