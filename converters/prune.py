@@ -38,12 +38,13 @@ from sdk.files import disk_trouble
 from sdk.imaging import save_picture
 from sdk.spec import DType, IOSpec, Layout, image_spec, style_spec
 from training.checkpoint import PRETRAINED, Checkpoint, load_checkpoint, save_checkpoint
-from training.config import Recipe
+from training.config import DistillRecipe
 from training.data.pairs import PairDataset
 from training.losses import ssim as similar
 from training.models.generator import Generator, count_macs, count_params
+from training.tasks.distill import training_samples
 from training.tasks.recover import RecoverTask, recovery_recipe, reestimate_statistics
-from training.train import INTERRUPTED, LAST, fit, training_samples
+from training.train import INTERRUPTED, LAST, fit
 
 #: The output, in the run's folder.
 PRUNED = "pruned.safetensors"
@@ -364,7 +365,7 @@ class _Run:
             ),
         )
         last = recipe.folder / LAST
-        task = fit(
+        return fit(
             recipe,
             training_samples(recipe, self.material.learnt),
             self.material.views(),
@@ -375,10 +376,8 @@ class _Run:
             overwrite=True,
             quiet=self.quiet,
         )
-        assert isinstance(task, RecoverTask)  # make_task made one
-        return task
 
-    def _recipe(self, network: Generator, start: Path | None, number: int) -> Recipe:
+    def _recipe(self, network: Generator, start: Path | None, number: int) -> DistillRecipe:
         settings = self.settings
         return recovery_recipe(
             f"step-{number:02d}",

@@ -41,10 +41,11 @@ from sdk.console import table as print_table
 from sdk.errors import GateError, ToonEdgeError, UsageError, check_ranges
 from sdk.files import write_atomically
 from training.checkpoint import PRETRAINED, Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
-from training.config import Anneal, Recipe
+from training.config import Anneal, DistillRecipe
 from training.models.generator import Generator
+from training.tasks.distill import training_samples
 from training.tasks.recover import RecoverTask, recovery_recipe
-from training.train import INTERRUPTED, fit, training_samples
+from training.train import INTERRUPTED, fit
 
 #: Headings of the table, in files and on screen; SSIM, mean and worst over photos and styles.
 COLUMNS = ("photos", "pictures", "compared with", "mean before", "mean after", "worst before", "worst after")
@@ -187,11 +188,11 @@ class QatTask(RecoverTask):
         ranges: how they are measured.
     """
 
-    purpose = "trained with int8 rounding in the graph, towards its own float pictures,"
+    learned = "trained with int8 rounding in the graph, towards its own float pictures,"
 
     def __init__(
         self,
-        recipe: Recipe,
+        recipe: DistillRecipe,
         report: Callable[[str], None] | None = None,
         *,
         parent: Generator,
@@ -343,7 +344,6 @@ def _trained(
             ),
             quiet=quiet,
         )
-    assert isinstance(task, QatTask)  # make_task made one
     return task, copy.deepcopy(task.average).to(memory_format=torch.contiguous_format).eval()
 
 

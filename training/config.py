@@ -1,23 +1,26 @@
 """Recipes: the YAML files of ``training/configs``, checked as a whole before anything starts.
 
+The key ``task`` says what kind of training a file is for; ``training.tasks.TASKS`` has each task's class of recipe.
 All mistakes of a file are reported at once, one line each: keys that do not exist (with the nearest that does), values
-of the wrong type or out of range, and settings that do not go together.
+of the wrong type or out of range, settings that do not go together, and, when a run is to start, data that do not fit.
 """
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import difflib
-from collections.abc import Mapping, Sequence
+import typing
+from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Self
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sdk.errors import UsageError
+from sdk.errors import UsageError, unknown_name
 from training.losses import LOSSES
 from training.models.generator import Generator, GeneratorConfig
 
@@ -38,40 +41,113 @@ class Anneal(StrEnum):
     MINUTES = "minutes"
 
 
+class Schedule(StrEnum):
+    """How the learning rate goes down after its warm-up."""
+
+    #: Half a cosine over the whole run.
+    COSINE = "cosine"
+    #: Stays for half of the run, then falls in a line (CycleGAN, Zhu et al. 2017, arXiv:1703.10593).
+    LINEAR = "linear"
+    #: Not at all.
+    CONSTANT = "constant"
+
+
+class Precision(StrEnum):
+    """Of the forward pass; weights, losses and averages are always float32."""
+
+    FLOAT32 = "32-true"
+    BFLOAT16 = "bf16-mixed"
+    #: Needs a GPU.
+    FLOAT16 = "16-mixed"
+
+
+class Strategy(StrEnum):
+    """How several processes train together."""
+
+    #: One process; ``ddp`` when there are several devices.
+    AUTO = "auto"
+    #: One process a device, gradients averaged (PyTorch's DistributedDataParallel; gloo on a CPU, NCCL on GPUs).
+    DDP = "ddp"
+
+
+class RunLogger(StrEnum):
+    """Who draws the curves."""
+
+    TENSORBOARD = "tensorboard"
+    WANDB = "wandb"
+    BOTH = "both"
+
+
+@dataclasses.dataclass(frozen=True)
+class Fault:
+    """A mistake of a recipe.
+
+    Attributes:
+        text: a sentence for people.
+        keys: what it was concluded from, as ``data.crop``: says nothing when one of them has a mistake of its own.
+    """
+
+    text: str
+    keys: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
-class DataRecipe:
-    """``data:``.
+class SharedData:
+    """What ``data:`` has in every task.
+
+    Attributes:
+        crop: side of a training crop in pixels, divisible by 16.
+        batch: crops a batch, in each process.
+        workers: loader processes; 0 loads in the training process (about 2 ms a sample).
+    """
+
+    crop: Annotated[int, Field(ge=32, multiple_of=16)] = 160
+    batch: Count = 8
+    workers: Annotated[int, Field(ge=0)] = 0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DataRecipe(SharedData):
+    """``data:`` of rendered pairs.
 
     Attributes:
         pairs: folder of rendered pairs (``python -m training.data.render``).
-        crop: side of a training crop in pixels, divisible by 16.
-        batch: crops a step.
         mix_share: share of samples that are a mix of two styles, with the mix of both teachers as the target.
         style_weights: how often each style is drawn, relative; styles that are not named have 1.
         noise_chance, noise: share of inputs with sensor noise, and its largest sigma in [0, 1] units.
         jpeg_chance, jpeg_quality: share of inputs that go through JPEG, and the lowest quality.
-        workers: loader processes; 0 loads in the training process (about 2 ms a sample).
         val_views: validation views, evenly taken from all of them.
         val_size: validation views are cut to this side, px.
     """
 
     pairs: str = "data/pairs"
-    crop: Annotated[int, Field(ge=32, multiple_of=16)] = 160
-    batch: Count = 8
     mix_share: Share = 0.1
     style_weights: dict[str, Positive] = dataclasses.field(default_factory=dict)
     noise_chance: Share = 0.4
     noise: Annotated[float, Field(ge=0, le=0.2)] = 0.03
     jpeg_chance: Share = 0.3
     jpeg_quality: Annotated[int, Field(ge=5, le=95)] = 45
-    workers: Annotated[int, Field(ge=0)] = 0
     val_views: Count = 32
     val_size: Annotated[int, Field(ge=32, multiple_of=16)] = 320
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
-class LossRecipe:
-    """``loss:``, the weight of each row of ``training.losses.LOSSES`` (0: not computed), and of the perceptual loss.
+class SharedLoss:
+    """What ``loss:`` has in every task.
+
+    Attributes:
+        temporal: weight of the temporal consistency under synthetic motion (``training.temporal``); it draws each crop
+            a second time.
+    """
+
+    temporal: Weight = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class LossRecipe(SharedLoss):
+    """``loss:`` towards a teacher.
+
+    Each row of ``training.losses.LOSSES`` has its weight (0: not computed), and so has the perceptual loss.
 
     Attributes:
         l1, gradient, ssim, colour: see ``training.losses``.
@@ -93,14 +169,15 @@ class LossRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class OptimizerRecipe:
-    """``optimizer:``, AdamW with a linear warm-up and a cosine to ``lr * final``.
+    """``optimizer:``, AdamW with a linear warm-up and a schedule from ``lr`` to ``lr * final``.
 
     Attributes:
         lr: highest learning rate.
+        schedule: see ``Schedule``.
         final: last learning rate, as a share of ``lr``.
         warmup: share of the run that warms up.
-        weight_decay: on convolution kernels alone; norms, style rows and biases have none.
-        beta2: of Adam's second moment.
+        weight_decay: on convolution kernels alone; norms, style rows and biases have none. 0 makes AdamW plain Adam.
+        beta1, beta2: of Adam's first and second moment; adversarial training takes 0.5 for the first.
         clip: largest gradient norm; 0 for no limit.
         ema: decay of the averaged weights, which are those validated and saved; 0 for none.
         freeze_statistics: share of the run after which the norms' population statistics stay as they are and the
@@ -108,9 +185,11 @@ class OptimizerRecipe:
     """
 
     lr: Positive = 3e-3
+    schedule: Schedule = Schedule.COSINE
     final: Share = 0.005
     warmup: Share = 0.03
     weight_decay: Weight = 1e-4
+    beta1: Annotated[float, Field(ge=0, lt=1)] = 0.9
     beta2: Annotated[float, Field(gt=0, lt=1)] = 0.99
     clip: Weight = 1.0
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.999
@@ -124,13 +203,20 @@ class RunRecipe:
     Attributes:
         out: folder of all runs; this one goes to ``out/name``.
         steps: optimizer steps, rounded up to whole stretches of ``validate_every``.
+        epochs: passes over the training samples, instead of a number of steps.
         minutes: wall-clock limit; see ``Anneal`` for what happens then.
         anneal: ``steps`` or ``minutes``.
         validate_every: steps between validations; the run can be resumed from each.
         log_every: steps between lines of the log file.
         pictures: validation photos shown in TensorBoard.
+        logger: see ``RunLogger``.
+        early_stop: the run ends after so many validations without a better one; 0 for never.
         seed: of weights and data.
-        threads: of PyTorch; 0 leaves its default.
+        threads: of PyTorch, in each process; 0 leaves its default.
+        precision: see ``Precision``.
+        accumulate: batches whose gradients make one optimizer step.
+        devices: processes, one a GPU, or on a host without one several on its CPU.
+        strategy: see ``Strategy``.
         compile: ``torch.compile`` the network (first step takes a minute or two).
         channels_last: memory format of the network.
         init: checkpoint (.safetensors) to start from; of one with other widths or depths, what fits is taken.
@@ -139,13 +225,20 @@ class RunRecipe:
 
     out: str = "runs"
     steps: Count = 10_000
+    epochs: Positive | None = None
     minutes: Positive | None = None
     anneal: Anneal = Anneal.STEPS
     validate_every: Count = 250
     log_every: Count = 50
     pictures: Annotated[int, Field(ge=0)] = 4
-    seed: int = 0
+    logger: RunLogger = RunLogger.TENSORBOARD
+    early_stop: Annotated[int, Field(ge=0)] = 0
+    seed: Annotated[int, Field(ge=0)] = 0
     threads: Annotated[int, Field(ge=0)] = 0
+    precision: Precision = Precision.FLOAT32
+    accumulate: Count = 1
+    devices: Count = 1
+    strategy: Strategy = Strategy.AUTO
     compile: bool = False
     channels_last: bool = False
     init: str | None = None
@@ -154,9 +247,10 @@ class RunRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class Recipe:
-    """One training run.
+    """One training run; each task has its own class, with sections of its own.
 
     Attributes:
+        task: a row of ``training.tasks.TASKS``.
         name: of the run's folder and of the model in its checkpoints.
         version: of the model.
         styles: style names in the order of the network's rows.
@@ -165,18 +259,23 @@ class Recipe:
         data, loss, optimizer, run: see their classes.
     """
 
+    task: str = "distill"
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")]
     version: str = "0.1.0"
     styles: Annotated[tuple[str, ...], Field(min_length=1)]
     provenance: tuple[str, ...] = ()
     generator: dict[str, Any] = dataclasses.field(default_factory=dict)
-    data: DataRecipe = DataRecipe()
-    loss: LossRecipe = LossRecipe()
+    data: SharedData = SharedData()
+    loss: SharedLoss = SharedLoss()
     optimizer: OptimizerRecipe = OptimizerRecipe()
     run: RunRecipe = RunRecipe()
 
     def generator_config(self) -> GeneratorConfig:
-        """The network's architecture, with a row for each style."""
+        """The network's architecture, with a row for each style.
+
+        Raises:
+            UsageError, ValidationError: values that make no network; a recipe of ``make_recipe`` has none.
+        """
         return _checked_generator(self.generator, len(self.styles))
 
     @property
@@ -199,9 +298,60 @@ class Recipe:
         """Where the run writes."""
         return Path(self.run.out) / self.name
 
+    @property
+    def step_crops(self) -> int:
+        """Crops that make one optimizer step, over all batches and processes."""
+        return self.data.batch * self.run.accumulate * self.run.devices
+
+    def for_samples(self, samples: int) -> Self:
+        """The recipe with ``run.steps`` for its ``run.epochs`` over so many training samples."""
+        if self.run.epochs is None:
+            return self
+        steps = max(1, -(-round(self.run.epochs * samples) // self.step_crops))
+        return dataclasses.replace(self, run=dataclasses.replace(self.run, steps=steps))
+
+    def architecture(self) -> dict[str, Any]:
+        """What a resumed run must have in common with this one, by key of the recipe; plain JSON types."""
+        return {"task": self.task, "styles": list(self.styles), "generator": self.generator_config().to_dict()}
+
+    def checks(self) -> list[Fault]:
+        """Settings that do not go together; a task adds its own. Looks at no disk and no hardware."""
+        faults = []
+        twice = sorted({style for style in self.styles if self.styles.count(style) > 1})
+        if twice:
+            faults.append(Fault(f"styles: {twice[0]!r} is named twice; name each row once.", ("styles",)))
+        if self.run.anneal is Anneal.MINUTES and self.run.minutes is None:
+            faults.append(
+                Fault("run.anneal: `minutes` needs run.minutes (or --minutes); none is given.", ("run.minutes",))
+            )
+        return faults
+
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML types."""
-        return TypeAdapter(Recipe).dump_python(self, mode="json")
+        return TypeAdapter(type(self)).dump_python(self, mode="json")
+
+
+@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+class DistillRecipe(Recipe):
+    """``task: distill``."""
+
+    data: DataRecipe = DataRecipe()
+    loss: LossRecipe = LossRecipe()
+
+    def checks(self) -> list[Fault]:
+        """See ``Recipe.checks``."""
+        faults = super().checks()
+        for style in self.data.style_weights:
+            if style not in self.styles:
+                text = f"data.style_weights: {style!r} is not one of the styles {', '.join(self.styles)}."
+                faults.append(Fault(text, ("data.style_weights", "styles")))
+        if not self.loss.weights() and self.loss.perceptual == 0:
+            keys = tuple(f"loss.{name}" for name in (*LOSSES, "perceptual"))
+            faults.append(Fault("loss: every weight is 0; give at least one above 0.", keys))
+        if 2 * self.loss.border > self.data.crop - 32:
+            text = f"loss.border: {self.loss.border} leaves less than 32 px of a crop of {self.data.crop}."
+            faults.append(Fault(text, ("loss.border", "data.crop")))
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -214,8 +364,15 @@ def _checked_generator(values: Mapping[str, Any], styles: int) -> GeneratorConfi
     return GeneratorConfig(**{field.name: getattr(made, field.name) for field in dataclasses.fields(GeneratorConfig)})
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    path: Path, overrides: Sequence[str] = (), *, also: Callable[[Recipe], Sequence[Fault]] | None = None
+) -> Recipe:
     """Reads a recipe and applies ``key=value`` overrides (``run.steps=500``, ``generator.widths=[24,48,64,96]``).
+
+    Args:
+        path: the YAML file.
+        overrides: see above.
+        also: what else shall be checked, reported together with the file's own mistakes.
 
     Raises:
         UsageError: the file is missing or not YAML, or has mistakes; all of them in one message.
@@ -231,28 +388,88 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
         raise UsageError(f"config {path} holds {type(values).__name__}, not keys and values: see training/configs.")
     for override in overrides:
         _override(values, override)
-    return make_recipe(values, source=str(path))
+    return make_recipe(values, source=str(path), also=also)
 
 
-def make_recipe(values: Mapping[str, Any], *, source: str = "recipe") -> Recipe:
-    """Checks plain values and makes a recipe of them; see ``load_recipe``."""
-    faults: list[str] = []
-    recipe: Recipe | None = None
-    try:
-        recipe = TypeAdapter(Recipe).validate_python(dict(values))
-    except ValidationError as error:
-        faults += _sentences(error, Recipe)
-    styles = values.get("styles")
+def make_recipe(
+    values: Mapping[str, Any],
+    *,
+    source: str = "recipe",
+    also: Callable[[Recipe], Sequence[Fault]] | None = None,
+) -> Recipe:
+    """Checks plain values and makes a recipe of them, of the class that its ``task`` has; see ``load_recipe``."""
+    from training.tasks import TASKS  # tasks know recipes
+
+    given = copy.deepcopy(dict(values))
+    name = given.get("task", "distill")
+    known = isinstance(name, str) and name in TASKS
+    owner: type[Recipe] = TASKS[name].recipe if known else Recipe
+    faults = [] if known else [f"task: {unknown_name('task', str(name), TASKS)}"]
+    wrong: set[str] = set()
+    styles = given.get("styles")
     count = len(styles) if isinstance(styles, (list, tuple)) and styles else 1
-    given = values.get("generator") or {}
-    if isinstance(given, dict):
-        faults += _generator_faults(given, count)
-    if recipe is not None:
-        faults += _cross_checks(recipe)
+    network = given.get("generator") or {}
+    network_faults = _generator_faults(network, count) if isinstance(network, dict) else []
+    if network_faults:
+        wrong.add("generator")
+        given.pop("generator")
+    recipe = _repaired(given, owner, faults, wrong)
+    if not known:  # the sections of a task that nobody knows are nobody's mistakes
+        faults = [fault for fault in faults if "there is no such key" not in fault]
+    faults += network_faults
+    if recipe is not None and known:
+        found = [*recipe.checks(), *(also(recipe) if also else ())]
+        faults += [fault.text for fault in found if not wrong.intersection(fault.keys)]
     if faults or recipe is None:
-        many = f"{len(faults)} mistakes" if len(faults) > 1 else "a mistake"
-        raise UsageError(f"config {source} has {many}:" + "".join(f"\n  - {fault}" for fault in faults))
+        raise mistakes(source, faults)
     return recipe
+
+
+def mistakes(source: str, faults: Sequence[str]) -> UsageError:
+    """One error for all of them, a line each."""
+    many = f"{len(faults)} mistakes" if len(faults) > 1 else "a mistake"
+    return UsageError(f"config {source} has {many}:" + "".join(f"\n  - {fault}" for fault in faults))
+
+
+def _repaired(values: dict[str, Any], owner: type[Recipe], faults: list[str], wrong: set[str]) -> Recipe | None:
+    """The recipe with its defaults in the place of wrong values, so that the rest can be checked too.
+
+    Args:
+        values: plain ones; wrong ones are taken out.
+        owner: the class of recipe.
+        faults: gets the sentences.
+        wrong: gets the keys that were wrong.
+
+    Returns:
+        ``None`` when that makes no recipe either.
+    """
+    sections = _sections(owner)
+    while True:
+        try:
+            return TypeAdapter(owner).validate_python(values)
+        except ValidationError as error:
+            faults += [sentence for sentence in _sentences(error, owner) if sentence not in faults]
+            named = [[str(part) for part in item["loc"]] for item in error.errors()]
+            places = {tuple(place[: 2 if place[0] in sections else 1]) for place in named}
+        before = copy.deepcopy(values)
+        for place in places:
+            key = ".".join(place)
+            wrong.add(key)
+            *parents, last = place
+            level = values[parents[0]] if parents else values
+            stand_in = {"name": "unnamed", "styles": ["unnamed"]}.get(key)
+            if stand_in is not None:
+                level[last] = stand_in
+            elif isinstance(level, dict):
+                level.pop(last, None)
+        if values == before:
+            return None
+
+
+def _sections(owner: type) -> dict[str, type]:
+    """The keys of a class of recipe that have keys of their own."""
+    hints = typing.get_type_hints(owner)
+    return {name: hint for name, hint in hints.items() if isinstance(hint, type) and dataclasses.is_dataclass(hint)}
 
 
 def _generator_faults(given: dict[str, Any], styles: int) -> list[str]:
@@ -267,23 +484,6 @@ def _generator_faults(given: dict[str, Any], styles: int) -> list[str]:
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         return [f"generator: no network can be built of these values ({error})."]
     return []
-
-
-def _cross_checks(recipe: Recipe) -> list[str]:
-    faults = []
-    twice = sorted({style for style in recipe.styles if recipe.styles.count(style) > 1})
-    if twice:
-        faults.append(f"styles: {twice[0]!r} is named twice; name each row once.")
-    for style in recipe.data.style_weights:
-        if style not in recipe.styles:
-            faults.append(f"data.style_weights: {style!r} is not one of the styles {', '.join(recipe.styles)}.")
-    if recipe.run.anneal is Anneal.MINUTES and recipe.run.minutes is None:
-        faults.append("run.anneal: `minutes` needs run.minutes (or --minutes); none is given.")
-    if not recipe.loss.weights() and recipe.loss.perceptual == 0:
-        faults.append("loss: every weight is 0; give at least one above 0.")
-    if 2 * recipe.loss.border > recipe.data.crop - 32:
-        faults.append(f"loss.border: {recipe.loss.border} leaves less than 32 px of a crop of {recipe.data.crop}.")
-    return faults
 
 
 def _sentences(error: ValidationError, owner: type, prefix: str = "") -> list[str]:
@@ -308,9 +508,7 @@ def _sentence(item: Any, owner: type, prefix: str) -> str:
 
 def _keys(owner: type, place: Sequence[str]) -> list[str]:
     for name in place:
-        owner = {"data": DataRecipe, "loss": LossRecipe, "optimizer": OptimizerRecipe, "run": RunRecipe}.get(
-            name, owner
-        )
+        owner = _sections(owner).get(name, owner)
     names = [field.name for field in dataclasses.fields(owner)]
     return [name for name in names if not (owner is GeneratorConfig and name == "styles")]
 

@@ -206,23 +206,30 @@ def _to_tensor(image: np.ndarray) -> Tensor:
 class RunSampler(Sampler[int]):
     """Sample numbers of one stretch of the run (a Lightning epoch); ``set_epoch`` moves to the next stretch.
 
+    Processes that train together take turns: process p of P has the numbers p, p + P, p + 2 P, ..., so that their
+    batches of N are together the one batch of P N that a single process would have had.
+
     Args:
-        samples: numbers a stretch.
+        samples: numbers a stretch, of all processes.
+        process, processes: p and P.
     """
 
-    def __init__(self, samples: int) -> None:
-        self.samples, self.epoch = samples, 0
+    def __init__(self, samples: int, *, process: int = 0, processes: int = 1) -> None:
+        self.samples, self.epoch, self.process, self.processes = samples, 0, process, processes
 
     def set_epoch(self, epoch: int) -> None:
         """Lightning calls this before each epoch, after a resume too."""
         self.epoch = epoch
 
     def __len__(self) -> int:
-        return self.samples
+        return len(self._numbers())
 
     def __iter__(self) -> Iterator[int]:
+        return iter(self._numbers())
+
+    def _numbers(self) -> range:
         start = self.epoch * self.samples
-        return iter(range(start, start + self.samples))
+        return range(start + self.process, start + self.samples, self.processes)
 
 
 class ViewDataset(Dataset[tuple[Tensor, Tensor]]):

@@ -1,1 +1,18 @@
+"""The tasks: one LightningModule each, and a row of ``TASKS``.
 
+A new task is a module with a class of recipe (``training.config.Recipe`` with sections of its own), a ``Task``
+(``training.tasks.base``), a function that opens its data and one that says what is wrong with them, and a row here.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from training.config import DistillRecipe
+from training.tasks.base import TaskKind
+from training.tasks.distill import DistillTask, open_pairs, pair_faults
+
+#: What the key ``task`` of a recipe chooses from.
+TASKS: dict[str, TaskKind[Any]] = {
+    "distill": TaskKind(recipe=DistillRecipe, make=DistillTask, samples=open_pairs, faults=pair_faults),
+}

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch import Tensor, nn
 
 from sdk.imaging import resize
 from training.checkpoint import CheckpointInfo
-from training.config import Recipe, make_recipe
+from training.config import DistillRecipe, make_recipe
 from training.data.pairs import Shard
 from training.models.generator import Generator, GeneratorConfig
 from training.models.norm import ConditionalNorm2d
-from training.tasks.distill import DistillTask, norms
+from training.tasks.base import Report, norms
+from training.tasks.distill import DistillTask
 
 
 class RecoverTask(DistillTask):
@@ -35,13 +36,12 @@ class RecoverTask(DistillTask):
         teacher_share: weight of the rendered teacher's picture in the target, [0, 1]; the rest is the parent's.
     """
 
-    #: What the training is for, as provenance tells it.
-    purpose = "recovered by distillation from the unpruned network"
+    learned = "recovered by distillation from the unpruned network"
 
     def __init__(
         self,
-        recipe: Recipe,
-        report: Callable[[str], None] | None = None,
+        recipe: DistillRecipe,
+        report: Report | None = None,
         *,
         parent: Generator,
         info: CheckpointInfo,
@@ -63,11 +63,7 @@ class RecoverTask(DistillTask):
 
     def info(self) -> CheckpointInfo:
         """What the saved network says of itself."""
-        data = self.recipe.data
-        line = (
-            f"{self.purpose} for {self.global_step} steps of {data.batch} crops of {data.crop} px, "
-            f"seed {self.recipe.run.seed}"
-        )
+        line = self.story()
         if self.teacher_share:
             line += f", {self.teacher_share:.0%} of the target the rendered teachers'"
         return dataclasses.replace(self._info, provenance=(*self._info.provenance, line))
@@ -88,7 +84,7 @@ def recovery_recipe(
     threads: int,
     optimizer: Mapping[str, float],
     init: Path | None,
-) -> Recipe:
+) -> DistillRecipe:
     """The recipe of a network that learns from its parent, in styles and mixes of them.
 
     Args:
@@ -104,7 +100,7 @@ def recovery_recipe(
         optimizer: its keys.
         init: checkpoint to start from; ``None``: random weights.
     """
-    return make_recipe({
+    made = make_recipe({
         "name": name,
         "version": info.version,
         "styles": list(info.styles),
@@ -124,6 +120,8 @@ def recovery_recipe(
             **({} if init is None else {"init": str(init)}),
         },
     })  # fmt: skip
+    assert isinstance(made, DistillRecipe)  # the task of a recipe that names none
+    return made
 
 
 @torch.no_grad()

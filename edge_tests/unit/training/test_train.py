@@ -17,7 +17,8 @@ from training.config import OptimizerRecipe, Recipe
 from training.data.pairs import ViewDataset, open_shards
 from training.losses import ssim
 from training.models.generator import Generator, GeneratorConfig
-from training.tasks.distill import DistillTask, hold_statistics, learning_rate, norms, start_from, update_average
+from training.tasks.base import hold_statistics, norms, schedule, start_from, update_average
+from training.tasks.distill import DistillTask
 from training.train import app, train
 
 Make = Callable[..., Recipe]
@@ -142,12 +143,19 @@ def test_a_run_holds_the_statistics_from_the_asked_share_on(tiny_recipe: Make) -
 
 
 def test_the_learning_rate_warms_up_and_ends_low() -> None:
-    settings = OptimizerRecipe(lr=1.0, final=0.1, warmup=0.2)
-    assert learning_rate(settings, 0.0) == pytest.approx(0.001)
-    assert learning_rate(settings, 0.1) == pytest.approx(0.5)
-    assert learning_rate(settings, 0.2) == pytest.approx(1.0)
-    assert learning_rate(settings, 0.6) == pytest.approx(0.55)  # the middle of the cosine
-    assert learning_rate(settings, 1.0) == pytest.approx(0.1)
+    settings = OptimizerRecipe(final=0.1, warmup=0.2)
+    assert schedule(settings, 0.0) == pytest.approx(0.001)
+    assert schedule(settings, 0.1) == pytest.approx(0.5)
+    assert schedule(settings, 0.2) == pytest.approx(1.0)
+    assert schedule(settings, 0.6) == pytest.approx(0.55)  # the middle of the cosine
+    assert schedule(settings, 1.0) == pytest.approx(0.1)
+
+
+def test_the_linear_schedule_falls_in_its_second_half_and_the_constant_one_never() -> None:
+    linear = OptimizerRecipe(schedule="linear", final=0.2, warmup=0.0)
+    assert [schedule(linear, share) for share in (0.0, 0.5, 0.75, 1.0)] == pytest.approx([1.0, 1.0, 0.6, 0.2])
+    constant = OptimizerRecipe(schedule="constant", warmup=0.5)
+    assert [schedule(constant, share) for share in (0.25, 0.5, 1.0)] == pytest.approx([0.5, 1.0, 1.0])
 
 
 def test_annealing_by_minutes_ends_the_run_with_the_minutes(tiny_recipe: Make) -> None:
