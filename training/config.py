@@ -11,14 +11,15 @@ import difflib
 from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sdk.errors import UsageError
-from training.losses import LOSSES
+from training.features import FEATURE_LOSSES
+from training.losses import LOSSES, PRIORS
 from training.models.generator import Generator, GeneratorConfig
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -71,11 +72,22 @@ class DataRecipe:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class LossRecipe:
-    """``loss:``, the weight of each row of ``training.losses.LOSSES`` (0: not computed), and of the perceptual loss.
+    """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
     Attributes:
-        l1, gradient, ssim, colour: see ``training.losses``.
-        perceptual: VGG16 features of ``stlpips-pytorch``; several times slower than the network itself on a CPU.
+        l1, gradient, ssim, colour, lab, chroma, edge, surface, texture: against the teacher's picture, or without a
+            teacher against the photo; rows of ``training.losses.LOSSES``.
+        total_variation: of the network's picture alone; a row of ``training.losses.PRIORS``.
+        identity: what the network makes of a picture that is in the style already; costs a pass of its own.
+        perceptual: ST-LPIPS to the same picture; several times slower than the network itself on a CPU, as are all
+            that follow.
+        content: features of the photo (``content_layer`` of ``features``) are kept.
+        gram, gram_squared: Gram matrices of the style's pictures are matched; customary weights of the squared one go
+            up to 1e6, with a content weight of 1.
+        structure: features of the picture come near those of its own superpixels.
+        features: ``vgg16``, ``alex`` or ``vgg19``.
+        features_weights: file of torchvision's vgg19 weights.
+        content_layer: feature map of ``content`` and ``structure``, 1 to 5; 4 is relu4_3 of VGG16, relu4_4 of VGG19.
         border: pixels at the edge of a crop that no loss looks at: the teacher saw the picture beyond, the crop ends.
     """
 
@@ -83,12 +95,27 @@ class LossRecipe:
     gradient: Weight = 1.0
     ssim: Weight = 0.5
     colour: Weight = 0.0
+    lab: Weight = 0.0
+    chroma: Weight = 0.0
+    edge: Weight = 0.0
+    surface: Weight = 0.0
+    texture: Weight = 0.0
+    total_variation: Weight = 0.0
+    identity: Weight = 0.0
     perceptual: Weight = 0.0
+    content: Weight = 0.0
+    gram: Weight = 0.0
+    gram_squared: Weight = 0.0
+    structure: Weight = 0.0
+    features: Literal["vgg16", "alex", "vgg19"] = "vgg16"
+    features_weights: str | None = None
+    content_layer: Annotated[int, Field(ge=1, le=5)] = 4
     border: Annotated[int, Field(ge=0, le=64)] = 0
 
     def weights(self) -> dict[str, float]:
-        """The losses of ``LOSSES`` that count, with their weights."""
-        return {name: getattr(self, name) for name in LOSSES if getattr(self, name) > 0}
+        """The losses that count, with their weights."""
+        names = (*LOSSES, *PRIORS, "identity", "perceptual", *FEATURE_LOSSES)
+        return {name: getattr(self, name) for name in names if getattr(self, name) > 0}
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -279,8 +306,12 @@ def _cross_checks(recipe: Recipe) -> list[str]:
             faults.append(f"data.style_weights: {style!r} is not one of the styles {', '.join(recipe.styles)}.")
     if recipe.run.anneal is Anneal.MINUTES and recipe.run.minutes is None:
         faults.append("run.anneal: `minutes` needs run.minutes (or --minutes); none is given.")
-    if not recipe.loss.weights() and recipe.loss.perceptual == 0:
+    if not recipe.loss.weights():
         faults.append("loss: every weight is 0; give at least one above 0.")
+    if recipe.loss.features == "vgg19" and recipe.loss.features_weights is None:
+        faults.append("loss.features: vgg19 needs loss.features_weights, the file of torchvision's vgg19 state dict.")
+    if recipe.loss.features != "vgg19" and recipe.loss.features_weights is not None:
+        faults.append(f"loss.features_weights: the weights of {recipe.loss.features} are installed; leave it out.")
     if 2 * recipe.loss.border > recipe.data.crop - 32:
         faults.append(f"loss.border: {recipe.loss.border} leaves less than 32 px of a crop of {recipe.data.crop}.")
     return faults

@@ -28,7 +28,8 @@ from torchvision.utils import make_grid
 from sdk.errors import UsageError
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import Anneal, OptimizerRecipe, Recipe, make_recipe
-from training.losses import LOSSES, Perceptual, gap_closed, ssim
+from training.criterion import Criterion
+from training.losses import gap_closed, ssim
 from training.models.generator import Generator
 from training.models.norm import ConditionalNorm2d
 
@@ -69,8 +70,7 @@ class DistillTask(pl.LightningModule):
         if recipe.run.channels_last:
             self.generator = self.generator.to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.generator).eval().requires_grad_(False)
-        self.perceptual = Perceptual() if recipe.loss.perceptual > 0 else None
-        self.weights = recipe.loss.weights()
+        self.criterion = Criterion(recipe.loss)
         # A bound function, not a module: the state dict stays that of the plain network.
         self.draw: Callable[[Tensor, Tensor], Tensor] = (
             torch.compile(self.generator.raw) if recipe.run.compile else self.generator.raw
@@ -140,14 +140,9 @@ class DistillTask(pl.LightningModule):
         image = self._picture(image)
         target = self.target(image, style, self._picture(stored))
         output = self.draw(image, style)
-        border = self.recipe.loss.border
-        if border:
-            output, target = (x[..., border:-border, border:-border] for x in (output, target))
-        parts = {name: LOSSES[name](output, target) for name in self.weights}
-        total = sum((self.weights[name] * part for name, part in parts.items()), output.new_zeros(()))
-        if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(output, target)
-            total = total + self.recipe.loss.perceptual * parts["perceptual"]
+        restyled = self.draw(target, style) if self.recipe.loss.identity > 0 else None
+        parts = self.criterion(output, target=target, photo=image, style=target, restyled=restyled)
+        total = self.criterion.total(parts)
         value = float(total.detach())
         if not math.isfinite(value):
             raise UsageError(
