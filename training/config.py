@@ -14,14 +14,15 @@ import typing
 from collections.abc import Callable, Mapping, Sequence
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
 from sdk.errors import UsageError, unknown_name
-from training.losses import LOSSES
+from training.features import FEATURE_LOSSES
+from training.losses import LOSSES, PRIORS
 from training.models.generator import Generator, GeneratorConfig
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
@@ -145,13 +146,22 @@ class SharedLoss:
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
 class LossRecipe(SharedLoss):
-    """``loss:`` towards a teacher.
-
-    Each row of ``training.losses.LOSSES`` has its weight (0: not computed), and so has the perceptual loss.
+    """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
     Attributes:
-        l1, gradient, ssim, colour: see ``training.losses``.
-        perceptual: VGG16 features of ``stlpips-pytorch``; several times slower than the network itself on a CPU.
+        l1, gradient, ssim, colour, lab, chroma, edge, surface, texture: against the teacher's picture, or without a
+            teacher against the photo; rows of ``training.losses.LOSSES``.
+        total_variation: of the network's picture alone; a row of ``training.losses.PRIORS``.
+        identity: what the network makes of a picture that is in the style already; costs a pass of its own.
+        perceptual: ST-LPIPS to the same picture; several times slower than the network itself on a CPU, as are all
+            that follow.
+        content: features of the photo (``content_layer`` of ``features``) are kept.
+        gram, gram_squared: Gram matrices of the style's pictures are matched; customary weights of the squared one go
+            up to 1e6, with a content weight of 1.
+        structure: features of the picture come near those of its own superpixels.
+        features: ``vgg16``, ``alex`` or ``vgg19``.
+        features_weights: file of torchvision's vgg19 weights.
+        content_layer: feature map of ``content`` and ``structure``, 1 to 5; 4 is relu4_3 of VGG16, relu4_4 of VGG19.
         border: pixels at the edge of a crop that no loss looks at: the teacher saw the picture beyond, the crop ends.
     """
 
@@ -159,12 +169,43 @@ class LossRecipe(SharedLoss):
     gradient: Weight = 1.0
     ssim: Weight = 0.5
     colour: Weight = 0.0
+    lab: Weight = 0.0
+    chroma: Weight = 0.0
+    edge: Weight = 0.0
+    surface: Weight = 0.0
+    texture: Weight = 0.0
+    total_variation: Weight = 0.0
+    identity: Weight = 0.0
     perceptual: Weight = 0.0
+    content: Weight = 0.0
+    gram: Weight = 0.0
+    gram_squared: Weight = 0.0
+    structure: Weight = 0.0
+    features: Literal["vgg16", "alex", "vgg19"] = "vgg16"
+    features_weights: str | None = None
+    content_layer: Annotated[int, Field(ge=1, le=5)] = 4
     border: Annotated[int, Field(ge=0, le=64)] = 0
 
+    @staticmethod
+    def names() -> tuple[str, ...]:
+        """The keys that are weights of a loss between pictures."""
+        return (*LOSSES, *PRIORS, "identity", "perceptual", *FEATURE_LOSSES)
+
     def weights(self) -> dict[str, float]:
-        """The losses of ``LOSSES`` that count, with their weights."""
-        return {name: getattr(self, name) for name in LOSSES if getattr(self, name) > 0}
+        """The losses that count, with their weights."""
+        return {name: getattr(self, name) for name in self.names() if getattr(self, name) > 0}
+
+    def checks(self) -> list[Fault]:
+        """Settings that do not go together."""
+        faults = []
+        keys = ("loss.features", "loss.features_weights")
+        if self.features == "vgg19" and self.features_weights is None:
+            text = "loss.features: vgg19 needs loss.features_weights, the file of torchvision's vgg19 state dict."
+            faults.append(Fault(text, keys))
+        if self.features != "vgg19" and self.features_weights is not None:
+            text = f"loss.features_weights: the weights of {self.features} are installed; leave it out."
+            faults.append(Fault(text, keys))
+        return faults
 
 
 @dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
@@ -340,13 +381,13 @@ class DistillRecipe(Recipe):
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
-        faults = super().checks()
+        faults = [*super().checks(), *self.loss.checks()]
         for style in self.data.style_weights:
             if style not in self.styles:
                 text = f"data.style_weights: {style!r} is not one of the styles {', '.join(self.styles)}."
                 faults.append(Fault(text, ("data.style_weights", "styles")))
-        if not self.loss.weights() and self.loss.perceptual == 0:
-            keys = tuple(f"loss.{name}" for name in (*LOSSES, "perceptual"))
+        if not self.loss.weights():
+            keys = tuple(f"loss.{name}" for name in self.loss.names())
             faults.append(Fault("loss: every weight is 0; give at least one above 0.", keys))
         if 2 * self.loss.border > self.data.crop - 32:
             text = f"loss.border: {self.loss.border} leaves less than 32 px of a crop of {self.data.crop}."

@@ -1,25 +1,25 @@
-"""Losses between the network's picture and the teacher's.
+"""Losses between the network's picture and another: the teacher's, or where there is none the photo.
 
 All take ``N x 3 x H x W`` RGB tensors on the [0, 1] scale (the network's picture may leave the range: the loss is taken
 before the clamp, so that gradients survive) and return a scalar, 0 for equal pictures.
 
-A new loss is one function here and one row of ``LOSSES``; its weight is then a key of ``loss:`` in a recipe.
+A new loss is one function here and one row of ``LOSSES``; its weight is then a key of ``loss:`` in a recipe. Losses
+that need a network's features are in ``training.features``, adversarial ones in ``training.adversarial``, and
+``training.criterion`` adds up what a recipe weighs. docs/losses.md lists them all.
 """
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from sdk.errors import MissingRuntimeError
+from training.colour import luma, rgb_to_lab
+from training.features import load_stlpips
+from training.representations import surface, texture, texture_weights
 
 #: Window of SSIM (Wang et al. 2004): Gaussian, 11 pixels, sigma 1.5.
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
@@ -33,9 +33,13 @@ def l1(output: Tensor, target: Tensor) -> Tensor:
 
 def gradient_l1(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of horizontal and of vertical neighbour differences: edges at the right places."""
-    error = output - target
-    across = error[..., :, 1:] - error[..., :, :-1]
-    down = error[..., 1:, :] - error[..., :-1, :]
+    return total_variation(output - target)
+
+
+def total_variation(output: Tensor) -> Tensor:
+    """Anisotropic total variation: mean absolute horizontal plus mean absolute vertical neighbour difference."""
+    across = output[..., :, 1:] - output[..., :, :-1]
+    down = output[..., 1:, :] - output[..., :-1, :]
     return across.abs().mean() + down.abs().mean()
 
 
@@ -47,6 +51,53 @@ def ssim_loss(output: Tensor, target: Tensor) -> Tensor:
 def colour_l1(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of 8 x 8 means: flat areas get the teacher's colour, edges have no say."""
     return (F.avg_pool2d(output, 8) - F.avg_pool2d(target, 8)).abs().mean()
+
+
+def lab(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference in CIELAB, per value, divided by 100: L counts on a scale of [0, 1]."""
+    return (rgb_to_lab(output) - rgb_to_lab(target)).abs().mean() / 100.0
+
+
+def chroma(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of CIELAB's a and b, divided by 100: binds colours and leaves lightness free."""
+    return (rgb_to_lab(output)[:, 1:] - rgb_to_lab(target)[:, 1:]).abs().mean() / 100.0
+
+
+def edge(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of Sobel magnitudes of luma: lines as strong as the target's, of whatever sign."""
+    return (sobel(luma(output)) - sobel(luma(target))).abs().mean()
+
+
+def sobel(plane: Tensor) -> Tensor:
+    """Edge strength ``sqrt((across^2 + down^2) / 2)``, each derivative by Sobel's kernel / 4, without padding.
+
+    ``N x 1 x H x W`` to ``N x 1 x (H - 2) x (W - 2)``; on a [0, 1] scale it lies in [0, 1]. The normalization is that
+    of scikit-image.
+    """
+    kernel = plane.new_tensor([[1.0, 0.0, -1.0], [2.0, 0.0, -2.0], [1.0, 0.0, -1.0]]) / 4.0
+    slopes = F.conv2d(plane, torch.stack([kernel, kernel.T])[:, None])
+    # The root's slope is without bounds at 0: the square of a millionth keeps it finite.
+    return (slopes.square().mean(1, keepdim=True) + 1e-12).sqrt()
+
+
+def identity(output: Tensor, given: Tensor) -> Tensor:
+    """Mean absolute difference of a picture that is in the style already and what the generator makes of it.
+
+    CycleGAN's identity loss (Zhu et al. 2017, arXiv:1703.10593, section 5.2): keeps a generator from changing colours
+    that need no change. ``output`` is ``G(given)``.
+    """
+    return l1(output, given)
+
+
+def surface_l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of surface representations: flat areas and large edges, no texture."""
+    return l1(surface(output), surface(target))
+
+
+def texture_l1(output: Tensor, target: Tensor) -> Tensor:
+    """Mean absolute difference of texture representations, with weights drawn anew from PyTorch's own generator."""
+    weights = texture_weights()
+    return l1(texture(output, weights), texture(target, weights))
 
 
 @lru_cache
@@ -86,22 +137,6 @@ def ssim(a: Tensor, b: Tensor) -> Tensor:
     return ssim_map(a, b).mean((1, 2, 3))
 
 
-@contextlib.contextmanager
-def _debugging_aids() -> Iterator[None]:
-    """``stlpips-pytorch`` imports, and never calls, two names of packages it does not declare: empty ones meanwhile."""
-    absent = {"IPython": "embed", "torchsummary": "summary"}
-    made = [name for name in absent if importlib.util.find_spec(name) is None]
-    for name in made:
-        module = types.ModuleType(name)
-        setattr(module, absent[name], None)
-        sys.modules[name] = module
-    try:
-        yield
-    finally:
-        for name in made:
-            sys.modules.pop(name, None)
-
-
 class Perceptual(nn.Module):
     """ST-LPIPS: distance of VGG16 (or AlexNet) features, shift-tolerant (Ghildyal and Liu 2022, arXiv:2207.13686).
 
@@ -116,13 +151,7 @@ class Perceptual(nn.Module):
 
     def __init__(self, network: str = "vgg") -> None:
         super().__init__()
-        try:
-            with _debugging_aids():
-                from stlpips_pytorch import stlpips
-        except ImportError as error:
-            raise MissingRuntimeError.for_extra("the ST-LPIPS distance", "stlpips-pytorch", "train") from error
-        self.distance = stlpips.LPIPS(net=network, variant="shift_tolerant", verbose=False)
-        self.requires_grad_(False)
+        self.distance = load_stlpips(network)
         self.eval()
 
     def train(self, mode: bool = True) -> Perceptual:  # noqa: ARG002
@@ -138,12 +167,22 @@ class Perceptual(nn.Module):
         return self.each(output, target).mean()
 
 
-#: The losses a recipe can weigh, by key.
+#: The losses between two pictures that a recipe can weigh, by key.
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "l1": l1,
     "gradient": gradient_l1,
     "ssim": ssim_loss,
     "colour": colour_l1,
+    "lab": lab,
+    "chroma": chroma,
+    "edge": edge,
+    "surface": surface_l1,
+    "texture": texture_l1,
+}
+
+#: The losses of the network's picture alone, by key.
+PRIORS: dict[str, Callable[[Tensor], Tensor]] = {
+    "total_variation": total_variation,
 }
 
 

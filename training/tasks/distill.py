@@ -17,8 +17,9 @@ from torch import Tensor
 
 from sdk.errors import UsageError
 from training.config import DistillRecipe, Fault
+from training.criterion import Criterion
 from training.data.pairs import Degradation, PairDataset, Shard, ViewDataset, open_shards
-from training.losses import LOSSES, Perceptual, gap_closed, ssim
+from training.losses import gap_closed, ssim
 from training.tasks.base import Judgement, Report, Samples, Task
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -56,8 +57,7 @@ class DistillTask(Task):
 
     def __init__(self, recipe: DistillRecipe, report: Report | None = None) -> None:
         super().__init__(recipe, report)
-        self.perceptual = Perceptual() if recipe.loss.perceptual > 0 else None
-        self.weights = recipe.loss.weights()
+        self.criterion = Criterion(recipe.loss)
         self.scores: dict[str, StyleScore] = {}
         self._sums: Tensor | None = None
         self._photo_sums: Tensor | None = None
@@ -75,22 +75,18 @@ class DistillTask(Task):
         image = self.picture(image)
         target = self.target(image, style, self.picture(stored))
         output = self.draw(image, style)
+        restyled = self.draw(target, style) if self.recipe.loss.identity > 0 else None
         with self.in_float32():
-            parts = self._losses_of(output.float(), target.float())
-        self.tally(parts)
-        return parts["loss"]
-
-    def _losses_of(self, output: Tensor, target: Tensor) -> dict[str, Tensor]:
-        """``loss``, and what it is the weighted sum of."""
-        border = self.recipe.loss.border
-        if border:
-            output, target = (x[..., border:-border, border:-border] for x in (output, target))
-        parts = {name: LOSSES[name](output, target) for name in self.weights}
-        total = sum((self.weights[name] * part for name, part in parts.items()), output.new_zeros(()))
-        if self.perceptual is not None:
-            parts["perceptual"] = self.perceptual(output, target)
-            total = total + self.recipe.loss.perceptual * parts["perceptual"]
-        return {"loss": total, **parts}
+            parts = self.criterion(
+                output.float(),
+                target=target.float(),
+                photo=image,
+                style=target.float(),
+                restyled=None if restyled is None else restyled.float(),
+            )
+            total = self.criterion.total(parts)
+        self.tally({"loss": total, **parts})
+        return total
 
     def target(self, image: Tensor, style: Tensor, teacher: Tensor) -> Tensor:
         """What the network's picture shall be, ``N x 3 x C x C`` in [0, 1]: here what the teacher drew."""

@@ -7,7 +7,26 @@ import pytest
 import torch
 
 import sdk.metrics
-from training.losses import LOSSES, Perceptual, colour_l1, gap_closed, gradient_l1, l1, ssim, ssim_loss
+from training.colour import rgb_to_lab
+from training.losses import (
+    LOSSES,
+    PRIORS,
+    Perceptual,
+    chroma,
+    colour_l1,
+    edge,
+    gap_closed,
+    gradient_l1,
+    identity,
+    l1,
+    lab,
+    sobel,
+    ssim,
+    ssim_loss,
+    surface_l1,
+    texture_l1,
+    total_variation,
+)
 
 
 def pictures(count: int, size: int, seed: int = 0) -> torch.Tensor:
@@ -49,6 +68,85 @@ def test_gradients_survive_outside_the_range(name: str) -> None:
     LOSSES[name](output, pictures(1, 32, seed=1)).backward()
     assert output.grad is not None
     assert float(output.grad.abs().sum()) > 0
+
+
+def test_lab_is_that_of_scikit_image() -> None:
+    color = pytest.importorskip("skimage.color", reason="needs the extra train")
+    picture = pictures(2, 24).double()
+    picture[0, :, :2] = 0.0
+    picture[0, :, 2:4] = 1.0
+    picture[0, :, 4] = 0.03  # the straight piece of sRGB's curve
+    have = rgb_to_lab(picture).permute(0, 2, 3, 1).numpy()
+    want = color.rgb2lab(picture.permute(0, 2, 3, 1).numpy())
+    assert np.abs(have - want).max() < 1e-2
+    assert np.abs(want).max() > 50
+
+
+def test_the_gradient_of_lab_is_finite_and_numerically_right_everywhere() -> None:
+    picture = pictures(1, 4).double()
+    picture[..., 0] = 0.02
+    assert torch.autograd.gradcheck(rgb_to_lab, (picture.requires_grad_(),))
+    edge_cases = torch.tensor([0.0, 0.04045, 1.0, -0.2, 1.2]).view(1, 1, 1, 5).expand(1, 3, 1, 5).clone()
+    (gradient,) = torch.autograd.grad(rgb_to_lab(edge_cases.requires_grad_()).sum(), edge_cases)
+    assert torch.isfinite(gradient).all()
+
+
+def test_lab_and_chroma_by_hand() -> None:
+    grey = torch.full((1, 3, 8, 8), 0.5)
+    light = torch.full((1, 3, 8, 8), 0.8)
+    # L of sRGB 0.5 is 53.39 and of 0.8 is 82.05; a and b of greys are 0.
+    assert float(lab(light, grey)) == pytest.approx((82.046 - 53.389) / 3 / 100, abs=1e-4)
+    assert float(chroma(light, grey)) == pytest.approx(0.0, abs=1e-4)
+    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    # Red has L 53.24, a 80.09 and b 67.20.
+    assert float(chroma(red, grey)) == pytest.approx((80.09 + 67.20) / 2 / 100, abs=1e-3)
+    assert float(lab(red, grey)) == pytest.approx((53.389 - 53.24 + 80.09 + 67.20) / 3 / 100, abs=1e-3)
+
+
+def test_edges_are_those_of_scikit_image() -> None:
+    filters = pytest.importorskip("skimage.filters", reason="needs the extra train")
+    plane = pictures(1, 24)[:, :1].double()
+    want = filters.sobel(plane[0, 0].numpy())[1:-1, 1:-1]
+    assert np.abs(sobel(plane)[0, 0].numpy() - want).max() < 1e-5
+    assert want.max() > 0.2
+
+
+def test_the_edge_loss_sees_a_missing_line_and_not_a_reversed_one() -> None:
+    flat = torch.full((1, 3, 10, 10), 0.4)
+    step = flat.clone()
+    step[..., 5:] = 0.6
+    # A step of 0.2 has |across| 0.2 (4 x 0.2 / 4) at 2 of 8 columns: 0.2 / sqrt(2) there.
+    assert float(edge(step, flat)) == pytest.approx(0.25 * 0.2 / 2**0.5, abs=1e-5)
+    assert float(edge(step, step.flip(-1))) == pytest.approx(0.0, abs=1e-6)
+    flat.requires_grad_()
+    (gradient,) = torch.autograd.grad(edge(flat, step), flat)  # magnitude 0, where a root has no slope
+    assert torch.isfinite(gradient).all()
+
+
+def test_total_variation_by_hand() -> None:
+    assert set(PRIORS) == {"total_variation"}
+    picture = torch.zeros(1, 1, 3, 4)
+    picture[0, 0, 1] = torch.tensor([1.0, 3.0, 0.0, 0.0])
+    # Across: 2 + 3 of 9 differences; down: twice 4 of 8.
+    assert float(total_variation(picture)) == pytest.approx(5 / 9 + 8 / 8)
+    assert float(total_variation(torch.full((2, 3, 5, 5), 0.7))) == 0.0
+
+
+def test_identity_is_what_changes_in_a_picture_that_needed_no_change() -> None:
+    given = pictures(1, 8)
+    assert float(identity(given, given)) == 0.0
+    assert float(identity(given - 0.25, given)) == pytest.approx(0.25)
+
+
+def test_the_surface_loss_forgives_texture_and_the_texture_loss_colour() -> None:
+    smooth = torch.linspace(0.2, 0.8, 32).expand(1, 3, 32, 32).clone()
+    rough = smooth + 0.1 * (pictures(1, 32) - 0.5)
+    tinted = smooth.clone()
+    tinted[:, 0] += 0.1
+    tinted[:, 2] -= 0.1
+    assert float(surface_l1(rough, smooth)) < 0.5 * float(l1(rough, smooth))
+    torch.manual_seed(0)
+    assert float(texture_l1(tinted, smooth)) < 0.5 * float(l1(tinted, smooth))
 
 
 def test_descending_on_the_ssim_loss_raises_ssim() -> None:
