@@ -25,7 +25,8 @@ from training.features import FEATURE_LOSSES
 from training.losses import LOSSES, PRIORS
 from training.models.generator import Generator, GeneratorConfig
 
-_STRICT_KEYS = ConfigDict(extra="forbid")
+#: Of every class of keys: unknown ones are mistakes.
+STRICT_KEYS = ConfigDict(extra="forbid")
 
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -92,7 +93,7 @@ class Fault:
     keys: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class SharedData:
     """What ``data:`` has in every task.
 
@@ -107,7 +108,7 @@ class SharedData:
     workers: Annotated[int, Field(ge=0)] = 0
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class DataRecipe(SharedData):
     """``data:`` of rendered pairs.
 
@@ -132,7 +133,7 @@ class DataRecipe(SharedData):
     val_size: Annotated[int, Field(ge=32, multiple_of=16)] = 320
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class SharedLoss:
     """What ``loss:`` has in every task.
 
@@ -144,7 +145,7 @@ class SharedLoss:
     temporal: Weight = 0.0
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class LossRecipe(SharedLoss):
     """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
@@ -208,7 +209,7 @@ class LossRecipe(SharedLoss):
         return faults
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class OptimizerRecipe:
     """``optimizer:``, AdamW with a linear warm-up and a schedule from ``lr`` to ``lr * final``.
 
@@ -237,7 +238,7 @@ class OptimizerRecipe:
     freeze_statistics: Share = 0.85
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class RunRecipe:
     """``run:``.
 
@@ -286,7 +287,7 @@ class RunRecipe:
     encoder_weights: str | None = None
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class Recipe:
     """One training run; each task has its own class, with sections of its own.
 
@@ -372,7 +373,7 @@ class Recipe:
         return TypeAdapter(type(self)).dump_python(self, mode="json")
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class DistillRecipe(Recipe):
     """``task: distill``."""
 
@@ -395,7 +396,7 @@ class DistillRecipe(Recipe):
         return faults
 
 
-@dataclass(frozen=True, kw_only=True, config=_STRICT_KEYS)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class _GeneratorKeys(GeneratorConfig):
     """``GeneratorConfig`` with pydantic's checks of types and unknown keys."""
 

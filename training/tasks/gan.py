@@ -1,0 +1,322 @@
+"""Learning a style from pictures that belong to no photo: a generator against discriminators.
+
+After CartoonGAN (Chen, Lai and Liu 2018), AnimeGAN (Chen, Liu and Chen 2019) and White-box cartoonization (Wang and Yu
+2020): the discriminators judge patches of the picture or of a representation of it (``discriminator.sees``),
+edge-smoothed pictures of the style count as drawn (``loss.negatives``), and the keys of ``loss:`` that compare with the
+photo (``content``, ``lab``, ``chroma``, ``edge``, ...) tie the result to it. ``gram`` and ``gram_squared`` take their
+style from the pictures.
+
+Colours run away when nothing holds them (docs/training.md): the default discriminator sees texture alone.
+
+Two more anchors, both towards the network as it was when the run began (``run.init``): ``loss.anchor`` holds the
+learned style's own low frequencies, ``loss.keep`` the other styles of the network, which the pictures say nothing about.
+``start_style`` gives the new style another style's row to begin with.
+"""
+
+# ruff: noqa: ARG002  Lightning's hooks have fixed signatures
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+from torch.nn import functional as F
+from torch.utils.data import Dataset
+
+from sdk.errors import UsageError, unknown_name
+from training.checkpoint import load_checkpoint
+from training.config import STRICT_KEYS, Fault, Recipe, Weight
+from training.criterion import Criterion
+from training.data.recipe import UnpairedRecipe
+from training.data.recipe import checks as unpaired_checks
+from training.data.unpaired import UnpairedData, UnpairedDataset, open_unpaired
+from training.models.generator import Generator
+from training.models.norm import ConditionalNorm2d
+from training.tasks.adversarial import (
+    STYLE_PICTURES,
+    AdversarialLossRecipe,
+    DiscriminatorRecipe,
+    Judges,
+    SetJudge,
+    ramp,
+    recipe_checks,
+)
+from training.tasks.base import Judgement, Report, Samples, Task, adam
+
+#: Side of the means that ``loss.anchor`` compares, px.
+_ANCHOR_POOL = 4
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class GanLossRecipe(AdversarialLossRecipe):
+    """``loss:`` of ``task: gan``.
+
+    Attributes:
+        anchor: weight of the mean absolute difference of 4 x 4 means to what the network drew when the run began.
+        keep: weight of the mean absolute difference of the other styles' pictures to what they were then; draws each
+            batch a second time.
+    """
+
+    anchor: Weight = 0.0
+    keep: Weight = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class GanRecipe(Recipe):
+    """``task: gan``.
+
+    Attributes:
+        data: photos and pictures, see ``training.data.recipe.UnpairedRecipe``.
+        discriminator: see ``DiscriminatorRecipe``.
+        learn: the style that the pictures are of; needed when there are several.
+        start_style: a style of ``run.init`` whose row the learned one begins with; its styles are else taken by name.
+    """
+
+    data: UnpairedRecipe = UnpairedRecipe()
+    loss: GanLossRecipe = GanLossRecipe()
+    discriminator: DiscriminatorRecipe = DiscriminatorRecipe()
+    learn: str | None = None
+    start_style: str | None = None
+
+    @property
+    def row(self) -> int:
+        """Of the learned style."""
+        return 0 if self.learn is None else self.styles.index(self.learn)
+
+    def checks(self) -> list[Fault]:
+        """See ``Recipe.checks``."""
+        faults = [*super().checks(), *recipe_checks(self, self.loss, self.discriminator)]
+        if self.learn is None and len(self.styles) > 1:
+            text = f"learn: say which of the styles {', '.join(self.styles)} the pictures are of."
+            faults.append(Fault(text, ("learn", "styles")))
+        if self.learn is not None and self.learn not in self.styles:
+            faults.append(Fault(f"learn: {unknown_name('style', self.learn, self.styles)}", ("learn", "styles")))
+        if self.loss.keep and len(self.styles) == 1:
+            faults.append(Fault("loss.keep: there is no other style to keep; leave it out.", ("loss.keep", "styles")))
+        if self.run.init is None:
+            for key, given in (("loss.anchor", self.loss.anchor), ("loss.keep", self.loss.keep)):
+                if given:
+                    faults.append(Fault(f"{key}: needs run.init, the network to stay near to.", (key, "run.init")))
+            if self.start_style is not None:
+                text = "start_style: needs run.init, a checkpoint that has this style."
+                faults.append(Fault(text, ("start_style", "run.init")))
+        return faults
+
+
+class GanTask(Task):
+    """Trains ``generator`` on batches of ``training.data.unpaired.UnpairedDataset``.
+
+    Args:
+        recipe, report: see ``Task``.
+    """
+
+    recipe: GanRecipe
+    learned = "trained against discriminators"
+    metric, metric_key = "KID gone", "val/kid_gone"
+    picture_title = "val/photo and picture"
+
+    def __init__(self, recipe: GanRecipe, report: Report | None = None) -> None:
+        super().__init__(recipe, report)
+        self.automatic_optimization = False
+        self.judges = Judges(recipe.discriminator, recipe.loss)
+        self.criterion = Criterion(recipe.loss)
+        held = recipe.loss.anchor or recipe.loss.keep
+        self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
+        self.sets = SetJudge()
+
+    def make_generator(self) -> Generator:
+        """See ``Task``; then rows by the names of ``run.init``'s styles, and ``start_style`` for the learned one."""
+        generator = super().make_generator()
+        recipe = self.recipe
+        if recipe.run.init is not None:
+            place_rows(generator, recipe)
+        return generator
+
+    def configure_optimizers(self) -> Any:
+        """The generator's and the discriminators'."""
+        settings = self.recipe.optimizer
+        return [adam(self.generator, settings), adam(self.judges, settings, lr=self.recipe.discriminator.lr)]
+
+    def peak(self, number: int) -> float:
+        """See ``Task``."""
+        return self.recipe.discriminator.lr if number else self.recipe.optimizer.lr
+
+    def kept(self) -> dict[str, Any]:
+        """The network that the run began with: ``run.init`` may be another file by the time it is resumed."""
+        return {} if self.start is None else {"start": self.start.state_dict()}
+
+    def take(self, kept: dict[str, Any]) -> None:
+        """See ``Task``."""
+        if self.start is not None:
+            self.start.load_state_dict(kept["start"])
+
+    # ------------------------------------------------------------------------------------------------- training
+
+    def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> None:
+        """The discriminators' update, and in every ``discriminator.updates``-th step the generator's."""
+        photo, real = self.picture(batch[0]), batch[1].float() / 255.0
+        smoothed = batch[2].float() / 255.0 if self.recipe.loss.negatives and self.recipe.data.smooth else None
+        generator, judges = self.optimizers()
+        style = self.weights_of(len(photo))
+        moves = (self.steps_done + 1) % self.recipe.discriminator.updates == 0
+
+        self.toggle_optimizer(judges)
+        with torch.no_grad():
+            drawn = self.draw(photo, style)
+        with self.in_float32():
+            parts = self.judges.discriminator_loss(real, drawn.float(), smoothed)
+        self.descend(1, parts["discriminator"], batch_idx)
+        self.untoggle_optimizer(judges)
+
+        if moves:
+            self.toggle_optimizer(generator)
+            output = self.draw(photo, style)
+            with self.in_float32():
+                found = self._generator_losses(output.float(), photo, real, style)
+            if self.recipe.loss.keep:
+                found["keep"] = self._kept_styles(photo)
+                found["loss"] = found["loss"] + self.recipe.loss.keep * found["keep"]
+            self.descend(0, found["loss"], batch_idx)
+            self.untoggle_optimizer(generator)
+            self._last = {name: part.detach() for name, part in found.items()}
+        # Lines of the log are means over batches: one without an update of the generator repeats the last.
+        self.tally({**getattr(self, "_last", {"loss": parts["discriminator"].new_zeros(())}), **parts})
+
+    def weights_of(self, count: int) -> Tensor:
+        """Style weights of the learned style, ``count x S``."""
+        weights = torch.zeros(count, len(self.recipe.styles), device=self.device)
+        weights[:, self.recipe.row] = 1.0
+        return weights
+
+    def _generator_losses(self, output: Tensor, photo: Tensor, real: Tensor, style: Tensor) -> dict[str, Tensor]:
+        """``loss``, and what it is the weighted sum of, but ``keep``."""
+        restyled = self.draw(real, style).float() if self.recipe.loss.identity > 0 else None
+        parts = self.criterion(output, target=photo, photo=photo, style=real, restyled=restyled)
+        total = self.criterion.total(parts) if parts else output.new_zeros(())
+        weight = ramp(self.recipe, self.progress())
+        parts["adversarial"] = self.judges.generator_loss(output)
+        total = total + weight * parts["adversarial"]
+        if self.start is not None and self.recipe.loss.anchor:
+            with torch.no_grad():
+                before = self.start(photo, style)
+            parts["anchor"] = (F.avg_pool2d(output, _ANCHOR_POOL) - F.avg_pool2d(before, _ANCHOR_POOL)).abs().mean()
+            total = total + self.recipe.loss.anchor * parts["anchor"]
+        return {"loss": total, **parts}
+
+    def _kept_styles(self, photo: Tensor) -> Tensor:
+        """How far other styles, one by chance for each photo, have moved from where they were."""
+        assert self.start is not None  # recipe.loss.keep makes it
+        others = [row for row in range(len(self.recipe.styles)) if row != self.recipe.row]
+        rows = torch.tensor(others, device=self.device)[torch.randint(len(others), (len(photo),), device=self.device)]
+        weights = F.one_hot(rows, len(self.recipe.styles)).float()
+        with torch.no_grad():
+            before = self.start.raw(photo, weights)
+        return (self.draw(photo, weights).float() - before).abs().mean()
+
+    # ----------------------------------------------------------------------------------------------- validation
+
+    def on_validation_epoch_start(self) -> None:
+        """See ``Task``; the first one looks at the style's pictures."""
+        super().on_validation_epoch_start()
+        self.sets.start()
+        self.sets.learn_style(self._style_pictures)
+
+    def _style_pictures(self) -> list[Tensor]:
+        shown: Any = self.trainer.val_dataloaders.dataset
+        return shown.style_pictures()
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """``N x 3 x S x S`` photos, uint8."""
+        photo = self.picture(batch)
+        with self.in_float32():
+            drawn = self.average(photo, self.weights_of(len(photo)))
+        self.sets.add(photo, drawn)
+        for pair in zip(photo, drawn, strict=True):
+            self.show(pair)
+
+    def judge(self) -> Judgement:
+        """See ``SetJudge``."""
+        return self.sets.judge()
+
+
+class HeldOutPhotos(Dataset[Tensor]):
+    """Photos for validation, ``3 x S x S`` uint8 each, and the pictures that their drawings are held against.
+
+    Args:
+        data: of a recipe. Without a validation split its training photos are drawn, cut in the middle.
+        most: photos at most, evenly taken.
+    """
+
+    def __init__(self, data: UnpairedData, *, most: int = 64) -> None:
+        self.data: UnpairedDataset = data.train if data.val is None else data.val
+        count = len(self.data)
+        self.numbers = [round(place) for place in torch.linspace(0, count - 1, min(most, count)).tolist()]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
+
+    def __getitem__(self, place: int) -> Tensor:
+        return self.data[self.numbers[place]][0]
+
+    def style_pictures(self) -> list[Tensor]:
+        """At most ``STYLE_PICTURES`` of the style, each ``3 x H x W`` uint8, whole."""
+        store = self.data.pictures
+        places = torch.linspace(0, len(store) - 1, min(STYLE_PICTURES, len(store))).round().int().tolist()
+        return [torch.from_numpy(store.read(place).transpose(2, 0, 1).copy()) for place in places]
+
+
+def open_gan_data(recipe: Any) -> Samples:
+    """The folders of a recipe with ``data: UnpairedRecipe``.
+
+    Raises:
+        UsageError: folders that are missing, empty or unreadable.
+    """
+    data = open_unpaired(recipe.data, seed=recipe.run.seed)
+    return Samples(training=data.train, validation=HeldOutPhotos(data), notes=data.notes)
+
+
+def gan_faults(recipe: Any) -> list[Fault]:
+    """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
+    keys = ("data.photos", "data.pictures", "data.crop", "data.resize")
+    faults = [Fault(text, keys) for text in unpaired_checks(recipe.data)]
+    if recipe.run.init is not None and isinstance(recipe, GanRecipe):
+        try:
+            check_rows(recipe)
+        except UsageError as error:
+            faults.append(Fault(f"run.init: {error}", ("run.init", "start_style")))
+    return faults
+
+
+def check_rows(recipe: GanRecipe) -> dict[int, int]:
+    """Rows of the network and the rows of ``run.init`` that they begin with, by name.
+
+    Raises:
+        UsageError: ``run.init`` cannot be read or has no ``start_style``.
+    """
+    assert recipe.run.init is not None  # asked by those who have one
+    names = load_checkpoint(recipe.run.init).info.styles
+    if recipe.start_style is not None and recipe.start_style not in names:
+        raise unknown_name("style of run.init", recipe.start_style, names)
+    rows = {row: names.index(style) for row, style in enumerate(recipe.styles) if style in names}
+    if recipe.start_style is not None:
+        rows[recipe.row] = names.index(recipe.start_style)
+    return rows
+
+
+@torch.no_grad()
+def place_rows(generator: Generator, recipe: GanRecipe) -> None:
+    """Gives each style the row that ``run.init`` has for its name; one that has none begins at the mean of all."""
+    assert recipe.run.init is not None  # asked by those who have one
+    start = load_checkpoint(recipe.run.init).generator
+    rows = check_rows(recipe)
+    given = {name: norm for name, norm in start.named_modules() if isinstance(norm, ConditionalNorm2d)}
+    for name, norm in generator.named_modules():
+        theirs = given.get(name)
+        if not isinstance(norm, ConditionalNorm2d) or theirs is None or theirs.channels != norm.channels:
+            continue
+        for own, their in ((norm.gamma, theirs.gamma), (norm.beta, theirs.beta)):
+            for row in range(len(recipe.styles)):
+                own[row] = their[rows[row]] if row in rows else their.mean(0)
