@@ -152,23 +152,26 @@ def as_photo(image: PhotoLike, *, name: str = "the picture") -> Photo:
     raise UsageError(f"{name} is a {type(image).__name__}: give a path, a PIL.Image or a numpy array.")
 
 
-def list_photos(folder: str | os.PathLike[str], *, recursive: bool = False) -> tuple[Path, ...]:
+def list_photos(
+    folder: str | os.PathLike[str], *, recursive: bool = False, what: str = "photo folder"
+) -> tuple[Path, ...]:
     """The photo files directly in a folder, sorted by path; hidden files and other suffixes are left out.
 
     Args:
         folder: where to look.
         recursive: in its subfolders too.
+        what: what stands for the folder in messages.
 
     Raises:
         UsageError: not a folder, or no photo in it.
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise UsageError(f"photo folder {folder} does not exist or is not a folder: check the path.")
+        raise UsageError(f"{what} {folder} does not exist or is not a folder: check the path.")
     found = folder.rglob("*") if recursive else folder.iterdir()
     photos = tuple(sorted(p for p in found if p.suffix.lower() in PHOTO_SUFFIXES and not p.name.startswith(".")))
     if not photos:
-        raise UsageError(f"photo folder {folder} holds no picture ({', '.join(PHOTO_SUFFIXES)}): put photos into it.")
+        raise UsageError(f"{what} {folder} holds no picture ({', '.join(PHOTO_SUFFIXES)}): put pictures into it.")
     return photos
 
 

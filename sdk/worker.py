@@ -346,14 +346,18 @@ class _Clock:
         return result
 
 
-def peak_rss_bytes() -> int:
-    """The largest resident memory this process ever had, in bytes; 0 where the system does not say."""
-    status = Path("/proc/self/status")
+def peak_rss_bytes(process: int | None = None) -> int:
+    """The largest resident memory a process ever had, in bytes; 0 where the system does not say.
+
+    Args:
+        process: its number, that of a living process (Linux alone says it of others); ``None``: this one.
+    """
+    status = Path("/proc") / ("self" if process is None else str(process)) / "status"
     if status.is_file():  # ru_maxrss on Linux still remembers the parent that started us; this does not
         for line in status.read_text().splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
-    if sys.platform == "win32":
+    if sys.platform == "win32" or process is not None:
         return 0
     import resource
 

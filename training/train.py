@@ -137,6 +137,7 @@ def train(recipe: Recipe, *, resume: Path | None = None, overwrite: bool = False
         samples.validation,
         make_task=kind.make,
         validation_batch=samples.validation_batch,
+        notes=samples.notes,
         resume=resume,
         overwrite=overwrite,
         quiet=quiet,
@@ -168,6 +169,7 @@ def fit(
     *,
     make_task: Callable[[AnyRecipe, Report], AnyTask],
     validation_batch: int = 2,
+    notes: Sequence[str] = (),
     resume: Path | None = None,
     overwrite: bool = False,
     quiet: bool = False,
@@ -175,8 +177,8 @@ def fit(
     """Trains on samples that are at hand; arguments, result and errors as for ``train``.
 
     Args:
-        training, validation, validation_batch: see ``training.tasks.base.Samples``; ``recipe.data`` only says how many
-            samples make a batch.
+        training, validation, validation_batch, notes: see ``training.tasks.base.Samples``; ``recipe.data`` only says
+            how many samples make a batch.
         make_task: the task, of a recipe and of what takes a line for the log.
     """
     length, views = len(training), len(validation)  # type: ignore[arg-type]  # ours have one
@@ -206,6 +208,8 @@ def fit(
         f"{count_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {length} views, {views} validation views, "
         f"{recipe.steps} steps, {torch.get_num_threads()} threads, {run.devices} processes"
     )
+    for note in notes:
+        log(f"data: {note}")
     callbacks: list[pl.Callback] = [
         ModelCheckpoint(
             dirpath=folder,

@@ -38,15 +38,7 @@ class LiteRTRuntime:
 
     def load(self, path: Path, io: IOSpec, *, threads: int = 1) -> Session:
         """Loads a ``.tflite`` file; see ``Runtime.load``."""
-        require(self)
-        package = next(name for name in _PACKAGES if importlib.util.find_spec(name) is not None)
-        module: Any = importlib.import_module(_INTERPRETERS[package])
-        try:
-            interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
-            interpreter.allocate_tensors()
-        except (ValueError, RuntimeError) as error:
-            raise UsageError(f"LiteRT cannot load {str(path)!r} ({first_line(error)}): export it again.") from error
-        return _LiteRTSession(io, interpreter, path)
+        return _LiteRTSession(io, open_interpreter(path, threads=threads), path)
 
     def profile(
         self,
@@ -69,6 +61,29 @@ class LiteRTRuntime:
 
         inputs = [image] if style is None else [image, style]
         return profile_file(path, inputs, threads=threads, warm_up=warm_up, runs=runs)
+
+
+def open_interpreter(path: Path, *, threads: int = 1, remedy: str = "export it again") -> Any:
+    """The interpreter of a ``.tflite`` file, its tensors allocated: for files that no ``IOSpec`` describes.
+
+    Args:
+        path: the file.
+        threads: worker threads, >= 1.
+        remedy: what to do about a file that cannot be loaded.
+
+    Raises:
+        MissingRuntimeError: none of the packages is installed.
+        UsageError: a file that cannot be loaded.
+    """
+    require(LiteRTRuntime())
+    package = next(name for name in _PACKAGES if importlib.util.find_spec(name) is not None)
+    module: Any = importlib.import_module(_INTERPRETERS[package])
+    try:
+        interpreter = module.Interpreter(model_path=str(path), num_threads=threads)
+        interpreter.allocate_tensors()
+    except (ValueError, RuntimeError) as error:
+        raise UsageError(f"LiteRT cannot load {str(path)!r} ({first_line(error)}): {remedy}.") from error
+    return interpreter
 
 
 class _LiteRTSession(Session):

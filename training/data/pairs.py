@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
 from sdk.errors import UsageError
+from training.data.order import in_turn
 from training.data.render import PHOTOS
 
 
@@ -150,32 +151,14 @@ class PairDataset(Dataset[tuple[Tensor, Tensor, Tensor]]):
             blend = share * target.astype(np.float32) + (1 - share) * cut(shard.teachers[second])
             target = (blend + np.float32(0.5)).astype(np.uint8)
         image = degrade(cut(shard.photos), self.degradation, rng)
-        return _to_tensor(image), torch.from_numpy(style), _to_tensor(target)
+        return to_tensor(image), torch.from_numpy(style), to_tensor(target)
 
     def _view(self, number: int) -> tuple[Shard, int]:
         """Goes through all views once, in a new order, before any comes again."""
-        turn, place = divmod(number, self.views)
-        index = _permute(place, self.views, key=(self.seed * 1_000_003 + turn) & 0xFFFFFFFF)
+        index = in_turn(number, self.views, seed=self.seed)
         which = int(np.searchsorted(self.ends, index, side="right"))
         start = int(self.ends[which - 1]) if which else 0
         return self.shards[which], index - start
-
-
-def _permute(index: int, count: int, *, key: int) -> int:
-    """A pseudo-random permutation of ``range(count)`` without a table: a Feistel network with cycle walking."""
-    half = max(1, (max(count - 1, 1).bit_length() + 1) // 2)
-    mask = (1 << half) - 1
-    while True:
-        left, right = index >> half, index & mask
-        for turn in range(4):
-            mixed = (right * 0x9E3779B1 + key * 0x85EBCA6B + turn * 0xC2B2AE35) & 0xFFFFFFFF
-            mixed ^= mixed >> 15
-            mixed = (mixed * 0x2C1B3C6D) & 0xFFFFFFFF
-            mixed ^= mixed >> 12
-            left, right = right, left ^ (mixed & mask)
-        index = (left << half) | right
-        if index < count:
-            return index
 
 
 def degrade(rgb: np.ndarray, degradation: Degradation, rng: np.random.Generator) -> np.ndarray:
@@ -199,7 +182,8 @@ def degrade(rgb: np.ndarray, degradation: Degradation, rng: np.random.Generator)
     return out
 
 
-def _to_tensor(image: np.ndarray) -> Tensor:
+def to_tensor(image: np.ndarray) -> Tensor:
+    """``H x W x C`` to ``C x H x W``, the same type, contiguous."""
     return torch.from_numpy(np.ascontiguousarray(image.transpose(2, 0, 1)))
 
 
@@ -255,5 +239,5 @@ class ViewDataset(Dataset[tuple[Tensor, Tensor]]):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         shard, row = self.places[index]
         window = self.window
-        photo = _to_tensor(shard.photos[row, window, window])
-        return photo, torch.stack([_to_tensor(array[row, window, window]) for array in shard.teachers])
+        photo = to_tensor(shard.photos[row, window, window])
+        return photo, torch.stack([to_tensor(array[row, window, window]) for array in shard.teachers])

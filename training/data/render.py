@@ -23,11 +23,9 @@ from __future__ import annotations
 
 import hashlib
 import json
-import multiprocessing
 import os
 import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache, partial
 from pathlib import Path
@@ -42,6 +40,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from sdk.imaging import list_photos, read_photo
+from training.data.pool import worker_pool
 from training.data.teachers import NetworkTeacher, check_names, parse_teacher
 from training.filters import FILTERS, render_all, style_filter
 
@@ -214,10 +213,6 @@ def _render(job: _Job) -> tuple[Image8, dict[str, Image8]]:
     return halve(double), drawn | {teacher.name: teacher.draw(double) for teacher in job.networks}
 
 
-def _start_worker() -> None:
-    cv2.setNumThreads(1)
-
-
 def render_split(
     photos: Sequence[Path],
     out: Path,
@@ -260,7 +255,7 @@ def render_split(
         raise UsageError("two photos have the same file name: give each its own.")
     advance = progress or (lambda _count: None)
     rendered = 0
-    with _pool(workers) as run:
+    with worker_pool(workers) as run:
         for variant in range(variants):
             folder = out / f"v{variant:03d}"
             views = [draw_view(seed, name, variant, augment=augment) for name in names]
@@ -290,7 +285,8 @@ def render_split(
             ]
             with disk_trouble("write the pairs", folder):
                 folder.mkdir(parents=True, exist_ok=True)
-                parts = _fill(folder, run(jobs), shape=(len(jobs), size, size, 3), styles=missing, advance=advance)
+                shape = (len(jobs), size, size, 3)
+                parts = _fill(folder, run(_render, jobs), shape=shape, styles=missing, advance=advance)
                 if not present:  # of another plan, or none: its list must not outlive the arrays it describes
                     (folder / "shard.json").unlink(missing_ok=True)
                 for name, part in parts.items():
@@ -333,25 +329,6 @@ def _fill(
     for array in arrays.values():
         array.flush()
     return parts
-
-
-class _pool:  # noqa: N801  a context manager used like a function
-    """``with _pool(workers) as run: run(jobs)`` yields results in order, in ``workers`` processes or in this one."""
-
-    def __init__(self, workers: int) -> None:
-        # spawn: OpenCV's thread pool deadlocks after fork.
-        self.executor = (
-            ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("spawn"), initializer=_start_worker)
-            if workers > 0
-            else None
-        )
-
-    def __enter__(self) -> Callable[[Iterable[_Job]], Iterator[tuple[Image8, dict[str, Image8]]]]:
-        return partial(map, _render) if self.executor is None else partial(self.executor.map, _render, chunksize=1)
-
-    def __exit__(self, *_: object) -> None:
-        if self.executor is not None:
-            self.executor.shutdown(cancel_futures=True)
 
 
 def render_pairs(

@@ -99,7 +99,8 @@ def tone_shifts(changes: Sequence[SkinChange]) -> tuple[float, float] | None:
     for change in changes:
         people.setdefault(change.person, []).append(change)
     means = sorted(
-        (float(np.mean([one.tone for one in own])), float(np.mean([one.shift for one in own]))) for own in people.values()
+        (float(np.mean([one.tone for one in own])), float(np.mean([one.shift for one in own])))
+        for own in people.values()
     )
     half = len(means) // 2
     if half == 0:

@@ -94,9 +94,7 @@ def line_curvature(rgb: np.ndarray) -> float:
     found = edges(rgb)
     if not found.any():
         return float("nan")
-    smooth = cv2.GaussianBlur(
-        luma(rgb).astype(np.float32), (0, 0), CURVATURE_SIGMA, borderType=cv2.BORDER_REFLECT_101
-    )
+    smooth = cv2.GaussianBlur(luma(rgb).astype(np.float32), (0, 0), CURVATURE_SIGMA, borderType=cv2.BORDER_REFLECT_101)
 
     def derivative(across: int, down: int) -> np.ndarray:
         # Sobel's sums over 3 x 3 are scaled to derivatives a pixel: 1/8 of first ones, 1/4 of second ones.

@@ -11,8 +11,10 @@ from typing import Any
 from training.config import DistillRecipe
 from training.tasks.base import TaskKind
 from training.tasks.distill import DistillTask, open_pairs, pair_faults
+from training.tasks.gan import GanRecipe, GanTask, gan_faults, open_gan_data
 
 #: What the key ``task`` of a recipe chooses from.
 TASKS: dict[str, TaskKind[Any]] = {
     "distill": TaskKind(recipe=DistillRecipe, make=DistillTask, samples=open_pairs, faults=pair_faults),
+    "gan": TaskKind(recipe=GanRecipe, make=GanTask, samples=open_gan_data, faults=gan_faults),
 }

@@ -147,9 +147,7 @@ class Judges(nn.Module):
         for view, judge in self.by_view.items():
             shown, drawn = _shown(view, real, weights), _shown(view, fake.detach(), weights)
             soft = None if smoothed is None else judge(_shown(view, smoothed, weights))
-            main = main + self.kind.discriminator(
-                judge(shown), judge(drawn), soft, negative_weight=self.loss.negatives
-            )
+            main = main + self.kind.discriminator(judge(shown), judge(drawn), soft, negative_weight=self.loss.negatives)
             if self.loss.gradient_penalty:
                 penalty = penalty + self.loss.gradient_penalty * gradient_penalty(judge, shown, drawn)
             if self.loss.r1:

@@ -61,12 +61,14 @@ class Samples:
         training: a sample for every number from 0 on, without end; its length is one pass.
         validation: as many as it says.
         validation_batch: samples a batch of validation.
+        notes: what people should know about them, a sentence each: the log has them.
     """
 
     training: Dataset[Any]
     validation: Dataset[Any]
     #: Views are large: a small batch keeps a validation of several styles in the cache.
     validation_batch: int = 2
+    notes: Sequence[str] = ()
 
 
 @dataclass(frozen=True, kw_only=True)

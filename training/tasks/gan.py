@@ -9,7 +9,7 @@ style from the pictures.
 Colours run away when nothing holds them (docs/training.md): the default discriminator sees texture alone.
 
 Two more anchors, both towards the network as it was when the run began (``run.init``): ``loss.anchor`` holds the
-learned style's own low frequencies, ``loss.keep`` the other styles of the network, which the pictures say nothing about.
+learned style's own low frequencies, ``loss.keep`` the network's other styles, of which the pictures say nothing.
 ``start_style`` gives the new style another style's row to begin with.
 """
 
@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -159,7 +160,8 @@ class GanTask(Task):
         """The discriminators' update, and in every ``discriminator.updates``-th step the generator's."""
         photo, real = self.picture(batch[0]), batch[1].float() / 255.0
         smoothed = batch[2].float() / 255.0 if self.recipe.loss.negatives and self.recipe.data.smooth else None
-        generator, judges = self.optimizers()
+        optimizers: Any = self.optimizers()
+        generator, judges = optimizers
         style = self.weights_of(len(photo))
         moves = (self.steps_done + 1) % self.recipe.discriminator.updates == 0
 
@@ -225,8 +227,9 @@ class GanTask(Task):
         self.sets.learn_style(self._style_pictures)
 
     def _style_pictures(self) -> list[Tensor]:
-        shown: Any = self.trainer.val_dataloaders.dataset
-        return shown.style_pictures()
+        loader: Any = self.trainer.val_dataloaders
+        pictures: list[Tensor] = loader.dataset.style_pictures()
+        return pictures
 
     def validation_step(self, batch: Tensor, batch_idx: int) -> None:
         """``N x 3 x S x S`` photos, uint8."""
@@ -297,7 +300,7 @@ def check_rows(recipe: GanRecipe) -> dict[int, int]:
         UsageError: ``run.init`` cannot be read or has no ``start_style``.
     """
     assert recipe.run.init is not None  # asked by those who have one
-    names = load_checkpoint(recipe.run.init).info.styles
+    names = load_checkpoint(Path(recipe.run.init)).info.styles
     if recipe.start_style is not None and recipe.start_style not in names:
         raise unknown_name("style of run.init", recipe.start_style, names)
     rows = {row: names.index(style) for row, style in enumerate(recipe.styles) if style in names}
@@ -310,7 +313,7 @@ def check_rows(recipe: GanRecipe) -> dict[int, int]:
 def place_rows(generator: Generator, recipe: GanRecipe) -> None:
     """Gives each style the row that ``run.init`` has for its name; one that has none begins at the mean of all."""
     assert recipe.run.init is not None  # asked by those who have one
-    start = load_checkpoint(recipe.run.init).generator
+    start = load_checkpoint(Path(recipe.run.init)).generator
     rows = check_rows(recipe)
     given = {name: norm for name, norm in start.named_modules() if isinstance(norm, ConditionalNorm2d)}
     for name, norm in generator.named_modules():

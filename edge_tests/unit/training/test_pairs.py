@@ -9,12 +9,12 @@ import pytest
 import torch
 
 from sdk.errors import UsageError
+from training.data.order import permute
 from training.data.pairs import (
     Degradation,
     PairDataset,
     RunSampler,
     ViewDataset,
-    _permute,
     degrade,
     open_shards,
 )
@@ -93,7 +93,7 @@ def test_styles_are_drawn_by_their_weights(made_pairs: Path) -> None:
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 64, 100])
 def test_the_order_of_views_is_a_permutation(count: int) -> None:
-    first, second = ([_permute(i, count, key=key) for i in range(count)] for key in (5, 6))
+    first, second = ([permute(i, count, key=key) for i in range(count)] for key in (5, 6))
     assert sorted(first) == sorted(second) == list(range(count))
     if count > 7:
         assert first != second

@@ -1,0 +1,192 @@
+"""Photos and a style's pictures that do not belong together: crops of both by sample number.
+
+Every sample is a function of (seed, number): with any number of loader processes, after a resume and on every machine
+the batches are the same, bit for bit. ``open_unpaired`` makes the datasets of a recipe, ``make_loader`` their loader.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from sdk.errors import UsageError
+from training.data.conditions import condition, draw_conditions, edge_smoothed
+from training.data.crops import Crop, MiddleCrop, RandomCrop, check_crop
+from training.data.folders import PhotoFolder, Skipped, open_photos, open_pictures, skipped_summary
+from training.data.order import in_turn
+from training.data.pairs import RunSampler
+from training.data.pool import START_METHOD, start_worker
+from training.data.recipe import UnpairedRecipe, checks
+from training.data.store import PictureStore, open_store
+
+#: Added to the seed of the pictures' order: photo and picture of a number must not go round in step.
+_PICTURES = 0x5BD1E995
+
+
+class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
+    """Crops ``(photo, picture[, smoothed][, condition maps ...])`` by sample number; ``parts`` names them.
+
+    All are uint8, the task divides by 255: photo, picture and smoothed ``3 x C x C`` RGB, a condition's map
+    ``planes x C x C`` (see ``training.data.conditions``) of the same crop as the photo. ``smoothed`` is the same crop
+    of the picture with its edges smoothed. All photos come once before any comes again, and all pictures by themselves.
+
+    Args:
+        photos, pictures: see ``training.data.store``.
+        crop: where they are cut, each by itself.
+        seed: of all randomness.
+        smooth: adds ``smoothed``.
+        conditions: names of ``CONDITIONS``.
+        model: segmentation model for those that need one; ``None``: mediapipe's.
+
+    Raises:
+        UsageError: a crop that does not fit, an unknown condition.
+    """
+
+    def __init__(
+        self,
+        photos: PictureStore,
+        pictures: PictureStore,
+        *,
+        crop: Crop,
+        seed: int = 0,
+        smooth: bool = False,
+        conditions: Sequence[str] = (),
+        model: Path | None = None,
+    ) -> None:
+        for store in (photos, pictures):
+            check_crop(crop, store)
+        for name in conditions:
+            condition(name)
+        self.photos, self.pictures, self.crop, self.seed = photos, pictures, crop, seed
+        self.smooth, self.conditions, self.model = smooth, tuple(conditions), model
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """What a sample holds, in order: ``("photo", "picture", "smoothed", "canny")``."""
+        return ("photo", "picture", *(["smoothed"] if self.smooth else []), *self.conditions)
+
+    def __len__(self) -> int:
+        """Number of photos; sample numbers may be larger, the run is endless."""
+        return len(self.photos)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, ...]:
+        rng = np.random.default_rng([self.seed, number])
+        photo = self.photos.read(in_turn(number, len(self.photos), seed=self.seed))
+        picture = self.pictures.read(in_turn(number, len(self.pictures), seed=self.seed + _PICTURES))
+        here, there = (self.crop.window(image.shape[0], image.shape[1], rng) for image in (photo, picture))
+        parts = [here.cut(photo.transpose(2, 0, 1)), there.cut(picture.transpose(2, 0, 1))]
+        if self.smooth:
+            parts.append(there.cut(edge_smoothed(picture).transpose(2, 0, 1)))
+        parts += [here.cut(drawn) for drawn in draw_conditions(photo, self.conditions, model=self.model)]
+        return tuple(torch.from_numpy(part) for part in parts)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class UnpairedData:
+    """The datasets of a recipe.
+
+    Attributes:
+        train: random crops of the split that is learned from.
+        val: middle crops of the photos' validation split, without ``smoothed``, with the pictures of ``train``;
+            ``None`` when the folder has no such split.
+        notes: what a user may want to know, one sentence each: few pictures, files left out, files that could not be
+            read. A task reports them at its start and, what was skipped, at its end.
+        skipped: every file that could not be read.
+    """
+
+    train: UnpairedDataset
+    val: UnpairedDataset | None
+    notes: tuple[str, ...]
+    skipped: tuple[Skipped, ...]
+
+
+def open_unpaired(recipe: UnpairedRecipe, *, seed: int = 0, advance: Callable[[], None] | None = None) -> UnpairedData:
+    """Opens the folders of a recipe and reads every picture once (a later call finds them in the cache).
+
+    Args:
+        recipe: see its class.
+        seed: of all randomness.
+        advance: called after each picture that had to be read.
+
+    Raises:
+        UsageError: everything that is wrong with the recipe, at once; or not one readable picture.
+        FileTroubleError: the cache cannot be written.
+    """
+    faults = checks(recipe)
+    if faults:
+        many = f"{len(faults)} mistakes" if len(faults) > 1 else "a mistake"
+        raise UsageError(f"the data's recipe has {many}:" + "".join(f"\n  - {fault}" for fault in faults))
+    photos, pictures = open_photos(Path(recipe.photos)), open_pictures(Path(recipe.pictures))
+
+    def store(folder: PhotoFolder, files: Sequence[Path], missing: Sequence[Skipped] = ()) -> PictureStore:
+        return open_store(
+            files,
+            root=folder.root,
+            side=recipe.resize,
+            enlarge=recipe.enlarge,
+            cache=Path(recipe.cache),
+            cache_bytes=recipe.cache_mb * 10**6,
+            workers=recipe.workers,
+            skipped=missing,
+            advance=advance,
+        )
+
+    style = store(pictures, pictures.files)
+    learned = store(photos, photos.split(recipe.split), photos.skipped)
+    train = UnpairedDataset(
+        learned,
+        style,
+        crop=RandomCrop(side=recipe.crop, flip=recipe.flip),
+        seed=seed,
+        smooth=recipe.smooth,
+        conditions=recipe.conditions,
+        model=recipe.model,
+    )
+    stores, val = [learned, style], None
+    if recipe.val_split in photos.splits and recipe.val_split != recipe.split:
+        held = store(photos, photos.splits[recipe.val_split])
+        stores.append(held)
+        val = UnpairedDataset(
+            held,
+            style,
+            crop=MiddleCrop(side=recipe.resize // 16 * 16),
+            seed=seed,
+            conditions=recipe.conditions,
+            model=recipe.model,
+        )
+    unread = [skipped_summary(opened.skipped, opened.total) for opened in stores if opened.skipped]
+    return UnpairedData(
+        train=train,
+        val=val,
+        notes=(*photos.warnings, *pictures.warnings, *unread),
+        skipped=tuple(item for opened in stores for item in opened.skipped),
+    )
+
+
+def make_loader(
+    dataset: Dataset[tuple[Tensor, ...]], *, batch: int, samples: int, workers: int = 0
+) -> DataLoader[tuple[Tensor, ...]]:
+    """The loader of one stretch of a run; ``loader.sampler.set_epoch`` (Lightning calls it) goes to the next.
+
+    Args:
+        dataset: gives a sample for any number.
+        batch: samples a batch.
+        samples: samples a stretch.
+        workers: processes; 0 loads in this one. They are spawned, with one OpenCV thread each.
+    """
+    return DataLoader(
+        dataset,
+        batch_size=batch,
+        sampler=RunSampler(samples),
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        multiprocessing_context=START_METHOD if workers else None,
+        worker_init_fn=start_worker,
+        pin_memory=torch.cuda.is_available(),
+    )
