@@ -35,6 +35,7 @@ from lightning.pytorch.loggers import TensorBoardLogger, WandbLogger
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import make_grid
 
@@ -469,7 +470,9 @@ def kept_of(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
 
 def adam(network: nn.Module, settings: OptimizerRecipe, *, lr: float | None = None) -> torch.optim.AdamW:
     """AdamW on a network; weight decay on the kernels of its convolutions and linear layers alone."""
-    decayed = [m.weight for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    layers = [m for m in network.modules() if isinstance(m, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear))]
+    # A spectrally normalized weight is computed; what is learned is the one it is computed from.
+    decayed = [_learned_weight(layer) for layer in layers]
     known = {id(parameter) for parameter in decayed}
     plain = [parameter for parameter in network.parameters() if id(parameter) not in known]
     return torch.optim.AdamW(
@@ -480,6 +483,11 @@ def adam(network: nn.Module, settings: OptimizerRecipe, *, lr: float | None = No
         lr=settings.lr if lr is None else lr,
         betas=(settings.beta1, settings.beta2),
     )
+
+
+def _learned_weight(layer: Any) -> Tensor:
+    learned: Tensor = layer.parametrizations.weight.original if is_parametrized(layer, "weight") else layer.weight
+    return learned
 
 
 def schedule(settings: OptimizerRecipe, progress: float) -> float:
