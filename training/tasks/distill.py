@@ -75,8 +75,11 @@ class DistillTask(Task):
         image = self.picture(image)
         target = self.target(image, style, self.picture(stored))
         output = self.draw(image, style)
+        moving = self.temporal(image, output, lambda frame: self.draw(frame, style))
         with self.in_float32():
             parts = self._losses_of(output.float(), target.float())
+        if moving is not None:
+            parts |= {"loss": parts["loss"] + self.recipe.loss.temporal * moving, "temporal": moving}
         self.tally(parts)
         return parts["loss"]
 
