@@ -44,6 +44,7 @@ from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import Anneal, Fault, OptimizerRecipe, Recipe, Schedule, make_recipe
 from training.models.generator import Generator
 from training.models.norm import ConditionalNorm2d
+from training.temporal import inconsistency, next_frame, random_motion
 
 #: Takes one line of text for the log.
 Report = Callable[[str], None]
@@ -246,7 +247,8 @@ class Task(pl.LightningModule):
 
         Call it between ``self.toggle_optimizer(optimizer)`` and ``self.untoggle_optimizer(optimizer)`` of that
         optimizer, the drawing of what the loss is taken of included: else the other networks gather gradients too.
-        Gradients are clipped by ``optimizer.clip``.
+        Gradients are clipped by ``optimizer.clip``. With ``run.accumulate`` an optimizer gets the gradient of the whole
+        step; but a network that another one learns from has moved before that one's last batch.
 
         Args:
             number: place in ``configure_optimizers``.
@@ -277,6 +279,21 @@ class Task(pl.LightningModule):
         """No mixed precision inside: losses and scores need every bit. Tensors from outside want a ``.float()``."""
         with torch.autocast(self.device.type, enabled=False):
             yield
+
+    def temporal(self, image: Tensor, output: Tensor, draw: Callable[[Tensor], Tensor]) -> Tensor | None:
+        """The temporal loss of a batch, still without its weight; ``None`` when ``loss.temporal`` is 0.
+
+        Args:
+            image: photos ``N x 3 x H x W`` in [0, 1].
+            output: what the network drew of them.
+            draw: the network.
+        """
+        if not self.recipe.loss.temporal:
+            return None
+        motion = random_motion(len(image), device=image.device)
+        later = draw(next_frame(image, motion))
+        with self.in_float32():
+            return inconsistency(later.float(), output.float(), motion)
 
     def tally(self, parts: Mapping[str, Tensor]) -> None:
         """Remembers the losses of a batch for the next line of the log.
@@ -332,14 +349,11 @@ class Task(pl.LightningModule):
         loader = self.trainer.train_dataloader
         waited = loader.waited_s if isinstance(loader, TimedLoader) else 0.0
         share, images = (waited - self._line_waited_s) / elapsed, recipe.step_crops / seconds
-        for name, mean in means.items():
-            self.log(f"train/{name}", mean)
         figures = {
-            "lr": rate, "seconds_per_step": seconds, "images_per_second": images, "loader_share": share,
+            **means, "lr": rate, "seconds_per_step": seconds, "images_per_second": images, "loader_share": share,
             "peak_rss_mb": peak_rss_bytes() / 1e6,
         }  # fmt: skip
-        for name, value in figures.items():
-            self.log(f"train/{name}", value)
+        self._curve({f"train/{name}": value for name, value in figures.items()})
         left = (recipe.steps - self.steps_done) * seconds / 60
         parts = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
         self.report(
@@ -370,9 +384,8 @@ class Task(pl.LightningModule):
         if self.trainer.sanity_checking:
             return
         found = self.judge()
-        for name, value in found.figures.items():
-            self.log(name, value)
-        self.log(self.metric_key, found.score, prog_bar=True)
+        self._curve({**found.figures, self.metric_key: found.score})
+        self.log(self.metric_key, found.score, prog_bar=True, logger=False)  # for the early stop
         self._draw_pictures()
         better = found.score > self.best
         if better:
@@ -383,6 +396,11 @@ class Task(pl.LightningModule):
             f"val  step {self.steps_done}: {self.metric} {found.score:.4f}{' best' if better else ''} | {found.details}"
         )
         self._line_time = time.monotonic()
+
+    def _curve(self, figures: Mapping[str, float]) -> None:
+        """Points of the curves, by our own count of steps: Lightning counts each optimizer's."""
+        for logger in self.loggers:
+            logger.log_metrics(dict(figures), step=self.steps_done)
 
     def _draw_pictures(self) -> None:
         if not self.pictures:

@@ -75,6 +75,7 @@ class DistillTask(Task):
         image = self.picture(image)
         target = self.target(image, style, self.picture(stored))
         output = self.draw(image, style)
+        moving = self.temporal(image, output, lambda frame: self.draw(frame, style))
         restyled = self.draw(target, style) if self.recipe.loss.identity > 0 else None
         with self.in_float32():
             parts = self.criterion(
@@ -85,6 +86,9 @@ class DistillTask(Task):
                 restyled=None if restyled is None else restyled.float(),
             )
             total = self.criterion.total(parts)
+        if moving is not None:
+            parts["temporal"] = moving
+            total = total + self.recipe.loss.temporal * moving
         self.tally({"loss": total, **parts})
         return total
 
