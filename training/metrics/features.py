@@ -63,14 +63,23 @@ class EffLite0(nn.Module):
         """Pooled features of ``N x 3 x H x W`` RGB in [0, 1]: ``N x 1280``, >= 0."""
         return self.network.forward_head(self.network.forward_features(self.prepare(pictures)), pre_logits=True)
 
+    def stem(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
+        """The first feature map, ``N x 32 x H/2 x W/2``, of pictures in [0, 1] as they are, or of ``prepare``'s."""
+        return self.network.bn1(self.network.conv_stem(pictures if scaled else (pictures - _MEAN) / _STD))
+
+    def stages(self, count: int) -> list[nn.Module]:
+        """The first stages after ``stem``; the first three end at 1/2, 1/4 and 1/8 of the picture."""
+        blocks: nn.Sequential = self.network.blocks
+        return list(blocks[:count])
+
     def gram(self, pictures: Tensor) -> Tensor:
         """Texture statistics of ``N x 3 x H x W`` RGB in [0, 1]: the Gram matrix of 40 channels at 1/8 of the input.
 
         ``G_ab = 1 / (h w) sum_p f_a(p) f_b(p)`` (Gatys, Ecker, Bethge 2016, without their constant), upper triangle:
         ``N x 820``.
         """
-        maps = self.network.bn1(self.network.conv_stem(self.prepare(pictures)))
-        for stage in self.network.blocks[:_TEXTURE_STAGES]:
+        maps = self.stem(self.prepare(pictures), scaled=True)
+        for stage in self.stages(_TEXTURE_STAGES):
             maps = stage(maps)
         flat = maps.flatten(2)
         grams = flat @ flat.transpose(1, 2) / flat.shape[-1]

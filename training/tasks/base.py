@@ -197,6 +197,28 @@ class Task(pl.LightningModule):
         """AdamW on the generator; weight decay on kernels alone."""
         return adam(self.generator, self.recipe.optimizer)
 
+    # --------------------------------------------------------------------------------------------------- styles
+
+    @property
+    def rows(self) -> Sequence[int]:
+        """The network's row of each of the recipe's styles."""
+        return range(len(self.recipe.styles))
+
+    def spread(self, weights: Tensor) -> Tensor:
+        """Weights of the recipe's styles, ``N x len(recipe.styles)``, as weights of all the network's, ``N x S``."""
+        rows = self.generator.config.styles
+        if weights.shape[1] == rows:
+            return weights
+        made = weights.new_zeros(len(weights), rows)
+        made[:, list(self.rows)] = weights
+        return made
+
+    def weights_of(self, style: int, count: int) -> Tensor:
+        """``count x S`` weights of one style, by its place in the recipe."""
+        made = torch.zeros(count, self.generator.config.styles, device=self.device)
+        made[:, self.rows[style]] = 1.0
+        return made
+
     # ------------------------------------------------------------------------------------------------- training
 
     @property

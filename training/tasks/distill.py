@@ -72,7 +72,7 @@ class DistillTask(Task):
             UsageError: when the loss is not finite any more.
         """
         image, style, stored = batch
-        image = self.picture(image)
+        image, style = self.picture(image), self.spread(style)
         target = self.target(image, style, self.picture(stored))
         output = self.draw(image, style)
         moving = self.temporal(image, output, lambda frame: self.draw(frame, style))
@@ -115,9 +115,7 @@ class DistillTask(Task):
         drawn = []
         with self.in_float32():
             for row in range(len(self.recipe.styles)):
-                style = photo.new_zeros(len(photo), len(self.recipe.styles))
-                style[:, row] = 1.0
-                output = self.average(photo, style)
+                output = self.average(photo, self.weights_of(row, len(photo)))
                 self._sums[row] += ssim(output, teachers[:, row]).double().sum().cpu()
                 if self._photo_pending and self._photo_sums is not None:
                     self._photo_sums[row] += ssim(photo, teachers[:, row]).double().sum().cpu()

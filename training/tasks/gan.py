@@ -36,6 +36,7 @@ from training.data.recipe import checks as unpaired_checks
 from training.data.unpaired import UnpairedData, UnpairedDataset, open_unpaired
 from training.models.generator import Generator
 from training.models.norm import ConditionalNorm2d
+from training.statistics import StyleStatistics
 from training.tasks.adversarial import (
     STYLE_PICTURES,
     AdversarialLossRecipe,
@@ -59,10 +60,12 @@ class GanLossRecipe(AdversarialLossRecipe):
         anchor: weight of the mean absolute difference of 4 x 4 means to what the network drew when the run began.
         keep: weight of the mean absolute difference of the other styles' pictures to what they were then; draws each
             batch a second time.
+        statistics: weight of the distance to the pictures' feature statistics (``training.statistics``).
     """
 
     anchor: Weight = 0.0
     keep: Weight = 0.0
+    statistics: Weight = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -126,7 +129,14 @@ class GanTask(Task):
         self.criterion = Criterion(recipe.loss)
         held = recipe.loss.anchor or recipe.loss.keep
         self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
+        self.statistics = StyleStatistics() if recipe.loss.statistics else None
         self.sets = SetJudge()
+
+    def on_train_start(self) -> None:
+        """See ``Task``; learns the statistics of the style's pictures, in crops as they will be seen."""
+        if self.statistics is not None:
+            learn_statistics(self.statistics, self.trainer)
+        super().on_train_start()
 
     def make_generator(self) -> Generator:
         """See ``Task``; then rows by the names of ``run.init``'s styles, and ``start_style`` for the learned one."""
@@ -146,13 +156,16 @@ class GanTask(Task):
         return self.recipe.discriminator.lr if number else self.recipe.optimizer.lr
 
     def kept(self) -> dict[str, Any]:
-        """The network that the run began with: ``run.init`` may be another file by the time it is resumed."""
-        return {} if self.start is None else {"start": self.start.state_dict()}
+        """The network that the run began with (``run.init`` may be another file by the time it is resumed), moments."""
+        made: dict[str, Any] = {} if self.start is None else {"start": self.start.state_dict()}
+        return made if self.statistics is None else made | {"statistics": self.statistics.kept()}
 
     def take(self, kept: dict[str, Any]) -> None:
         """See ``Task``."""
         if self.start is not None:
             self.start.load_state_dict(kept["start"])
+        if self.statistics is not None:
+            self.statistics.take(kept["statistics"])
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -162,7 +175,7 @@ class GanTask(Task):
         smoothed = batch[2].float() / 255.0 if self.recipe.loss.negatives and self.recipe.data.smooth else None
         optimizers: Any = self.optimizers()
         generator, judges = optimizers
-        style = self.weights_of(len(photo))
+        style = self.weights_of(self.recipe.row, len(photo))
         moves = (self.steps_done + 1) % self.recipe.discriminator.updates == 0
 
         self.toggle_optimizer(judges)
@@ -176,8 +189,11 @@ class GanTask(Task):
         if moves:
             self.toggle_optimizer(generator)
             output = self.draw(photo, style)
+            moving = self.temporal(photo, output, lambda frame: self.draw(frame, style))
             with self.in_float32():
                 found = self._generator_losses(output.float(), photo, real, style)
+            if moving is not None:
+                found |= {"loss": found["loss"] + self.recipe.loss.temporal * moving, "temporal": moving}
             if self.recipe.loss.keep:
                 found["keep"] = self._kept_styles(photo)
                 found["loss"] = found["loss"] + self.recipe.loss.keep * found["keep"]
@@ -186,12 +202,6 @@ class GanTask(Task):
             self._last = {name: part.detach() for name, part in found.items()}
         # Lines of the log are means over batches: one without an update of the generator repeats the last.
         self.tally({**getattr(self, "_last", {"loss": parts["discriminator"].new_zeros(())}), **parts})
-
-    def weights_of(self, count: int) -> Tensor:
-        """Style weights of the learned style, ``count x S``."""
-        weights = torch.zeros(count, len(self.recipe.styles), device=self.device)
-        weights[:, self.recipe.row] = 1.0
-        return weights
 
     def _generator_losses(self, output: Tensor, photo: Tensor, real: Tensor, style: Tensor) -> dict[str, Tensor]:
         """``loss``, and what it is the weighted sum of, but ``keep``."""
@@ -206,6 +216,9 @@ class GanTask(Task):
                 before = self.start(photo, style)
             parts["anchor"] = (F.avg_pool2d(output, _ANCHOR_POOL) - F.avg_pool2d(before, _ANCHOR_POOL)).abs().mean()
             total = total + self.recipe.loss.anchor * parts["anchor"]
+        if self.statistics is not None:
+            parts["statistics"] = self.statistics(output)
+            total = total + self.recipe.loss.statistics * parts["statistics"]
         return {"loss": total, **parts}
 
     def _kept_styles(self, photo: Tensor) -> Tensor:
@@ -235,7 +248,7 @@ class GanTask(Task):
         """``N x 3 x S x S`` photos, uint8."""
         photo = self.picture(batch)
         with self.in_float32():
-            drawn = self.average(photo, self.weights_of(len(photo)))
+            drawn = self.average(photo, self.weights_of(self.recipe.row, len(photo)))
         self.sets.add(photo, drawn)
         for pair in zip(photo, drawn, strict=True):
             self.show(pair)
@@ -291,6 +304,14 @@ def gan_faults(recipe: Any) -> list[Fault]:
         except UsageError as error:
             faults.append(Fault(f"run.init: {error}", ("run.init", "start_style")))
     return faults
+
+
+def learn_statistics(statistics: StyleStatistics, trainer: Any, *, crops: int = 240) -> None:
+    """Shows the style's crops of a run's first samples, four at a time."""
+    loader: Any = trainer.train_dataloader
+    data = loader.dataset
+    shown = [torch.stack([data[number + i][1] for i in range(4)]).float() / 255.0 for number in range(0, crops, 4)]
+    statistics.learn(shown)
 
 
 def check_rows(recipe: GanRecipe) -> dict[int, int]:
