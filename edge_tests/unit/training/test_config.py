@@ -101,3 +101,10 @@ def test_steps_are_rounded_up_to_whole_stretches(tiny_recipe: Callable[..., Reci
     assert tiny_recipe(run__steps=9, run__validate_every=4).steps == 12
     short = tiny_recipe(run__steps=3, run__validate_every=4)
     assert (short.steps, short.validate_every) == (3, 3)
+
+
+@pytest.mark.parametrize("name", ["gan", "cyclegan", "personalize"])
+def test_the_recipes_of_tasks_that_learn_from_pictures_have_no_mistake(name: str) -> None:
+    recipe = load_recipe(Path("training/configs") / f"{name}.yaml")
+    assert recipe.task == name
+    assert recipe.data.batch in range(1, 17)
