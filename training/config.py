@@ -17,10 +17,11 @@ import yaml
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass
 
-from sdk.errors import UsageError
+from sdk.errors import UsageError, unknown_name
 from training.features import FEATURE_LOSSES
 from training.losses import LOSSES, PRIORS
 from training.models.generator import Generator, GeneratorConfig
+from training.models.named import GENERATORS
 
 _STRICT_KEYS = ConfigDict(extra="forbid")
 
@@ -188,7 +189,8 @@ class Recipe:
         version: of the model.
         styles: style names in the order of the network's rows.
         provenance: sentences for the checkpoint's metadata: data, licences.
-        generator: keys of ``GeneratorConfig`` but ``styles``.
+        architecture: a generator of ``training.models.named`` instead of ours; it draws one style.
+        generator: keys of ``GeneratorConfig`` but ``styles``; none with an ``architecture``.
         data, loss, optimizer, run: see their classes.
     """
 
@@ -196,6 +198,7 @@ class Recipe:
     version: str = "0.1.0"
     styles: Annotated[tuple[str, ...], Field(min_length=1)]
     provenance: tuple[str, ...] = ()
+    architecture: str | None = None
     generator: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: DataRecipe = DataRecipe()
     loss: LossRecipe = LossRecipe()
@@ -297,7 +300,7 @@ def _generator_faults(given: dict[str, Any], styles: int) -> list[str]:
 
 
 def _cross_checks(recipe: Recipe) -> list[str]:
-    faults = []
+    faults = _architecture_faults(recipe)
     twice = sorted({style for style in recipe.styles if recipe.styles.count(style) > 1})
     if twice:
         faults.append(f"styles: {twice[0]!r} is named twice; name each row once.")
@@ -314,6 +317,21 @@ def _cross_checks(recipe: Recipe) -> list[str]:
         faults.append(f"loss.features_weights: the weights of {recipe.loss.features} are installed; leave it out.")
     if 2 * recipe.loss.border > recipe.data.crop - 32:
         faults.append(f"loss.border: {recipe.loss.border} leaves less than 32 px of a crop of {recipe.data.crop}.")
+    return faults
+
+
+def _architecture_faults(recipe: Recipe) -> list[str]:
+    name, faults = recipe.architecture, []
+    if name is None:
+        return []
+    if name not in GENERATORS:
+        faults.append(f"architecture: {unknown_name('generator', name, GENERATORS)}")
+    if len(recipe.styles) > 1:
+        faults.append(f"styles: {name} draws one style, and {len(recipe.styles)} are named; name one.")
+    if recipe.generator:
+        faults.append(f"generator: its keys are of our own generator, not of {name}; leave them out.")
+    if recipe.run.encoder_weights is not None:
+        faults.append(f"run.encoder_weights: {name} has no encoder of timm's; leave it out.")
     return faults
 
 

@@ -32,7 +32,8 @@ from sdk.errors import ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from training.config import Anneal, Recipe, load_recipe
 from training.data.pairs import Degradation, PairDataset, RunSampler, Shard, ViewDataset, open_shards
-from training.models.generator import count_macs, count_params
+from training.models.generator import count_params
+from training.models.named import network_macs
 from training.tasks.distill import DistillTask, StyleScore
 
 LAST = "last.ckpt"
@@ -153,7 +154,7 @@ def fit(
     task = make_task(recipe, log)
     log(
         f"{'resume' if resume else 'start'} {recipe.name}: {count_params(task.generator)} parameters, "
-        f"{count_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {training.views} views, "
+        f"{network_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {training.views} views, "
         f"{len(validation)} validation views, {recipe.steps} steps, {torch.get_num_threads()} threads"
     )
     samples = recipe.validate_every * data.batch

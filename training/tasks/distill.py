@@ -26,11 +26,12 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid
 
 from sdk.errors import UsageError
-from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_any_checkpoint, save_checkpoint
 from training.config import Anneal, OptimizerRecipe, Recipe, make_recipe
 from training.criterion import Criterion
 from training.losses import gap_closed, ssim
 from training.models.generator import Generator
+from training.models.named import NamedGenerator, build_named
 from training.models.norm import ConditionalNorm2d
 
 Batch = tuple[Tensor, Tensor, Tensor]
@@ -295,7 +296,7 @@ class DistillTask(pl.LightningModule):
         if kept is None:
             raise UsageError("the file to resume from was not written by this task: give a last.ckpt of a run.")
         before = make_recipe(kept["recipe"])
-        if before.styles != self.recipe.styles or before.generator_config() != self.recipe.generator_config():
+        if _network_of(before) != _network_of(self.recipe):
             raise UsageError(
                 "the run to resume has other styles or another network than the config: resume it with its own config, "
                 "or start a new one from its weights with run.init."
@@ -306,7 +307,11 @@ class DistillTask(pl.LightningModule):
 # ---------------------------------------------------------------------------------------------------------- helpers
 
 
-def build_generator(recipe: Recipe, report: Callable[[str], None] = lambda _line: None) -> Generator:
+def _network_of(recipe: Recipe) -> tuple[object, ...]:
+    return recipe.styles, recipe.architecture, recipe.generator_config()
+
+
+def build_generator(recipe: Recipe, report: Callable[[str], None] = lambda _line: None) -> Generator | NamedGenerator:
     """A new network for a recipe, seeded, with the weights that ``run`` asks for.
 
     Args:
@@ -317,13 +322,17 @@ def build_generator(recipe: Recipe, report: Callable[[str], None] = lambda _line
         UsageError: weights that do not exist or do not fit.
     """
     torch.manual_seed(recipe.run.seed)
-    generator = Generator(recipe.generator_config())
-    if recipe.run.encoder_weights == "imagenet":
-        generator.encoder.load_imagenet()
-    elif recipe.run.encoder_weights:
-        _load_encoder(generator, Path(recipe.run.encoder_weights))
+    generator: Generator | NamedGenerator
+    if recipe.architecture is not None:
+        generator = build_named(recipe.architecture, len(recipe.styles))
+    else:
+        generator = Generator(recipe.generator_config())
+        if recipe.run.encoder_weights == "imagenet":
+            generator.encoder.load_imagenet()
+        elif recipe.run.encoder_weights:
+            _load_encoder(generator, Path(recipe.run.encoder_weights))
     if recipe.run.init:
-        start = load_checkpoint(Path(recipe.run.init)).generator
+        start = load_any_checkpoint(Path(recipe.run.init)).generator
         taken = start_from(generator, start)
         if taken.whole == 0:
             raise UsageError(
@@ -347,7 +356,7 @@ class Taken:
 
 
 @torch.no_grad()
-def start_from(generator: Generator, other: Generator) -> Taken:
+def start_from(generator: nn.Module, other: nn.Module) -> Taken:
     """Copies the weights of a network of the same or another architecture, by name.
 
     Of a tensor with other extents the leading part that both have is taken, and the rest stays as it was initialized.
