@@ -16,8 +16,9 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from sdk.errors import GateError, UsageError
-from sdk.spec import Precision, check_size
+from sdk.spec import Precision, Target, check_size
 from training.models.generator import Generator, Tail
+from training.models.named import NamedGenerator
 from training.models.norm import EPSILON, ConditionalNorm2d, Statistics
 
 #: Largest difference a fold may make, before the clamp, on pictures in [0, 1]: float32 rounding and nothing more.
@@ -56,6 +57,26 @@ class DeployGraph(nn.Module):
     def forward(self, image: Tensor, style: Tensor | None = None) -> Tensor:
         """``N x 3 x H x W`` in [0, 1] and, unless baked, ``N x S`` to ``N x 3 x H x W`` in [0, 1]."""
         return torch.clamp(self.raw(image, style), 0.0, 1.0)
+
+
+class NamedGraph(DeployGraph):
+    """A named generator as it is deployed: as it was trained, for there is nothing to fold; the style changes nothing.
+
+    Attributes:
+        architecture: its name.
+    """
+
+    def __init__(self, network: NamedGenerator, *, styles: int) -> None:
+        nn.Module.__init__(self)
+        self.named = network
+        self.architecture = network.config.architecture
+        self.styles = styles
+        self.statistics = network.config.statistics
+
+    def raw(self, image: Tensor, style: Tensor | None = None) -> Tensor:  # noqa: ARG002  it draws one style
+        """The picture, which a tanh keeps in [0, 1]; arguments and result as for the call."""
+        made: Tensor = self.named.network(image)
+        return made
 
 
 class StyleAffine(nn.Module):
@@ -174,7 +195,7 @@ class ScaledPicture(nn.Module):
         return torch.clamp(self.scaled.raw(image, style), -self.MIDDLE, 255.0 - self.MIDDLE) + self.MIDDLE
 
 
-def deployable(generator: Generator, *, style: np.ndarray | None = None) -> DeployGraph:
+def deployable(generator: Generator | NamedGenerator, *, style: np.ndarray | None = None) -> DeployGraph:
     """Copies a network into the form that is deployed; the network itself is left alone.
 
     Args:
@@ -195,6 +216,8 @@ def deployable(generator: Generator, *, style: np.ndarray | None = None) -> Depl
                 f"a style of {weights.numel()} weights was given to a network of {rows} styles: give {rows}."
             )
     network = copy.deepcopy(generator).eval().requires_grad_(False)
+    if isinstance(network, NamedGenerator):
+        return NamedGraph(network, styles=0 if weights is not None else rows).eval()
     with torch.no_grad():
         for conv, path, norm in _norms(network):
             _replace(network, path, _folded(conv, norm, weights))
@@ -209,7 +232,7 @@ def deployable(generator: Generator, *, style: np.ndarray | None = None) -> Depl
 
 
 def prove_fold(
-    generator: Generator,
+    generator: Generator | NamedGenerator,
     graph: DeployGraph,
     *,
     style: np.ndarray | None = None,
@@ -257,11 +280,22 @@ def prove_fold(
     return worst
 
 
+def export_obstacle(generator: Generator | NamedGenerator, target: Target, precision: Precision) -> str | None:
+    """Why a network cannot be exported to a target at a precision, as one sentence; ``None``: nothing is known."""
+    if isinstance(generator, NamedGenerator) and (target, precision) != (Target.ONNX, Precision.FP32):
+        return (
+            f"the named generator {generator.config.architecture} cannot be exported to {target} as {precision}: its "
+            "instance norms take statistics of the whole picture, which leave the delegates of phone runtimes and do "
+            f"not hold in int8; export {Target.ONNX} as {Precision.FP32}."
+        )
+    return None
+
+
 def int8_obstacle(graph: DeployGraph) -> str | None:
     """Why the graph must not be quantized to int8, or ``None`` when it may be."""
     if graph.statistics is Statistics.INSTANCE:
         return (
-            "its conditional norms take per-image (instance) statistics, whose mean, variance and reciprocal square "
+            "its norms take per-image (instance) statistics, whose mean, variance and reciprocal square "
             "root do not survive 8-bit ranges (SSIM falls to 0.84 and below)"
         )
     return None

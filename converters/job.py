@@ -98,10 +98,10 @@ def run_job(job: Job) -> Iterator[Conversion]:
     from converters.registry import row_for
     from converters.request import ExportOptions
     from sdk.spec import style_weights
-    from training.checkpoint import load_checkpoint
+    from training.checkpoint import load_any_checkpoint
 
     try:
-        checkpoint = load_checkpoint(job.checkpoint)
+        checkpoint = load_any_checkpoint(job.checkpoint)
         if checkpoint.sha256 != job.checkpoint_sha256:
             raise UsageError(f"checkpoint {job.checkpoint} was replaced while it was being exported: export again.")
     except ToonEdgeError as error:

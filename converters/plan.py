@@ -22,7 +22,7 @@ from sdk.spec import Precision, parse_size
 
 if TYPE_CHECKING:
     from converters.request import ExportSpec
-    from training.checkpoint import Checkpoint
+    from training.checkpoint import Checkpoint, NamedCheckpoint
 
 #: Words for ``--float-layers``: as few as the gates need, and none at all.
 AUTO, NONE = "auto", "none"
@@ -48,7 +48,7 @@ class Plan:
     """
 
     checkpoint_file: Path
-    checkpoint: Checkpoint
+    checkpoint: Checkpoint | NamedCheckpoint
     model: ModelInfo
     specs: tuple[ExportSpec, ...]
     photos: tuple[Path, ...]
@@ -114,6 +114,7 @@ def make_plan(
     if loaded is not None:
         baked = _check_styles(styles, loaded.info.styles, problems)
         _check_names(loaded, problems)
+        choices = tuple(_check_exportable(loaded, choices, problems))
         with problems.collect(), BundleWriter(out, _model_info(loaded)) as writer:
             writer.discard()  # only asked whether it could
     folder: Path | None = None
@@ -151,13 +152,29 @@ def _check_tools(choices: Iterable[Choice], problems: Problems) -> None:
             row.require()
 
 
-def _load_checkpoint(path: Path | None, problems: Problems) -> tuple[Checkpoint | None, Path]:
-    from training.checkpoint import PRETRAINED, load_checkpoint
+def _load_checkpoint(path: Path | None, problems: Problems) -> tuple[Checkpoint | NamedCheckpoint | None, Path]:
+    from training.checkpoint import PRETRAINED, load_any_checkpoint
 
     file = path or PRETRAINED
     with problems.collect():
-        return load_checkpoint(file), file
+        return load_any_checkpoint(file), file
     return None, file
+
+
+def _check_exportable(
+    checkpoint: Checkpoint | NamedCheckpoint, choices: Iterable[Choice], problems: Problems
+) -> list[Choice]:
+    """The choices that the network can be exported to."""
+    from converters.graph import export_obstacle
+
+    possible = []
+    for choice in choices:
+        obstacle = export_obstacle(checkpoint.generator, choice.row.target, choice.precision)
+        if obstacle is None:
+            possible.append(choice)
+        else:
+            problems.add(UsageError(obstacle))
+    return possible
 
 
 def _check_styles(names: Sequence[str], known: tuple[str, ...], problems: Problems) -> list[str | None]:
@@ -173,7 +190,7 @@ def _check_styles(names: Sequence[str], known: tuple[str, ...], problems: Proble
     return chosen
 
 
-def _check_names(checkpoint: Checkpoint, problems: Problems) -> None:
+def _check_names(checkpoint: Checkpoint | NamedCheckpoint, problems: Problems) -> None:
     for kind, name in [("model", checkpoint.info.name), *(("style", style) for style in checkpoint.info.styles)]:
         if not _NAME.fullmatch(name):
             problems.add(
@@ -185,7 +202,10 @@ def _check_names(checkpoint: Checkpoint, problems: Problems) -> None:
 
 
 def _check_int8(
-    checkpoint: Checkpoint | None, folder: Path | None, sizes: Sequence[tuple[int, int]], problems: Problems
+    checkpoint: Checkpoint | NamedCheckpoint | None,
+    folder: Path | None,
+    sizes: Sequence[tuple[int, int]],
+    problems: Problems,
 ) -> Path:
     """The folder of calibration photos, all of which were read."""
     from converters.calibration import DEFAULT_PHOTOS, load_calibration
@@ -201,7 +221,10 @@ def _check_int8(
 
 
 def _check_float_layers(
-    names: Sequence[str], checkpoint: Checkpoint | None, styles: Sequence[str | None], problems: Problems
+    names: Sequence[str],
+    checkpoint: Checkpoint | NamedCheckpoint | None,
+    styles: Sequence[str | None],
+    problems: Problems,
 ) -> tuple[str, ...] | None:
     """The layers named; ``None`` for ``auto``, nothing for ``none``."""
     from converters.graph import deployable
@@ -250,8 +273,9 @@ def _find_photos(calibration: Path | None) -> tuple[Path, ...]:
     )
 
 
-def _model_info(checkpoint: Checkpoint) -> ModelInfo:
-    from training.models.generator import count_macs, count_params
+def _model_info(checkpoint: Checkpoint | NamedCheckpoint) -> ModelInfo:
+    from training.models.generator import count_params
+    from training.models.named import network_macs
 
     info = checkpoint.info
     return ModelInfo(
@@ -260,7 +284,7 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
         checkpoint_sha256=checkpoint.sha256,
         styles=info.styles,
         params=count_params(checkpoint.generator),
-        macs=count_macs(checkpoint.generator, *info.size),
+        macs=network_macs(checkpoint.generator, *info.size),
         macs_size=info.size,
         licence=info.licence,
         author=info.author,
@@ -268,7 +292,10 @@ def _model_info(checkpoint: Checkpoint) -> ModelInfo:
 
 
 def _specs(
-    checkpoint: Checkpoint, choices: Sequence[Choice], styles: Sequence[str | None], sizes: Sequence[tuple[int, int]]
+    checkpoint: Checkpoint | NamedCheckpoint,
+    choices: Sequence[Choice],
+    styles: Sequence[str | None],
+    sizes: Sequence[tuple[int, int]],
 ) -> Iterator[ExportSpec]:
     from converters.request import ExportSpec
 

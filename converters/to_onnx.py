@@ -33,7 +33,7 @@ from sdk.bundle import Artifact, Quantization, Reference, hash_path, size_of
 from sdk.errors import GateError, UsageError
 from sdk.files import write_atomically
 from sdk.spec import DType, IOSpec, Layout, Precision, image_spec, style_spec
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, NamedCheckpoint
 
 #: Where torch's exporter notes the modules a node is from: a list of paths, outermost first, as Python writes it.
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -50,15 +50,15 @@ REFERENCE_TOLERANCE = 1e-5
 #: Operators of which a node works on any batch, height and width.
 SHAPE_FREE = frozenset({
     "Add", "Clip", "Concat", "Conv", "ConvTranspose", "DepthToSpace", "DequantizeLinear", "Div", "GlobalAveragePool",
-    "HardSigmoid", "HardSwish", "MatMul", "Mul", "Pow", "QuantizeLinear", "Reciprocal", "ReduceMean", "Relu", "Resize",
-    "Sigmoid", "SpaceToDepth", "Sqrt", "Sub", "Unsqueeze",
+    "HardSigmoid", "HardSwish", "InstanceNormalization", "MatMul", "Mul", "Pad", "Pow", "QuantizeLinear", "Reciprocal",
+    "ReduceMean", "Relu", "Resize", "Sigmoid", "SpaceToDepth", "Sqrt", "Sub", "Tanh", "Unsqueeze",
 })  # fmt: skip
 
 
 # --- the float model -------------------------------------------------------------------------------------------------
 
 
-def write_reference(checkpoint: Checkpoint, folder: Path) -> Reference:
+def write_reference(checkpoint: Checkpoint | NamedCheckpoint, folder: Path) -> Reference:
     """Writes ``reference.onnx``: float32, any batch, any H and W divisible by 16, every style as an input.
 
     It is made from the network as it was trained, not from the folded graph the artifacts are made from, so that a
@@ -98,7 +98,11 @@ def reference_io(styles: int) -> IOSpec:
 
 
 def prove_reference(
-    path: Path, checkpoint: Checkpoint, photos: Sequence[np.ndarray], *, tolerance: float = REFERENCE_TOLERANCE
+    path: Path,
+    checkpoint: Checkpoint | NamedCheckpoint,
+    photos: Sequence[np.ndarray],
+    *,
+    tolerance: float = REFERENCE_TOLERANCE,
 ) -> float:
     """Compares ``reference.onnx``, reloaded under ONNX Runtime, with the checkpoint's own network.
 

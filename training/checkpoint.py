@@ -20,9 +20,12 @@ from torch import Tensor
 
 from sdk.errors import FileTroubleError, UsageError
 from training.models.generator import Generator, GeneratorConfig
+from training.models.named import NamedGenerator
 
 FORMAT = 1
 _KEY = "toonedge"
+#: The metadata of a named generator has its name instead of a config.
+_ARCHITECTURE = "architecture"
 #: The checkpoint that ships with the package.
 PRETRAINED = Path(__file__).parent / "pretrained" / "toonedge.safetensors"
 
@@ -58,7 +61,16 @@ class Checkpoint:
     sha256: str
 
 
-def save_checkpoint(path: Path, generator: Generator, info: CheckpointInfo) -> str:
+@dataclass(frozen=True, kw_only=True)
+class NamedCheckpoint:
+    """A loaded checkpoint of a generator of ``training.models.named``; attributes as those of ``Checkpoint``."""
+
+    generator: NamedGenerator
+    info: CheckpointInfo
+    sha256: str
+
+
+def save_checkpoint(path: Path, generator: Generator | NamedGenerator, info: CheckpointInfo) -> str:
     """Writes the checkpoint atomically (a temporary file beside it, then a rename).
 
     Returns:
@@ -72,7 +84,12 @@ def save_checkpoint(path: Path, generator: Generator, info: CheckpointInfo) -> s
         raise UsageError(
             f"{len(info.styles)} style names for a network of {generator.config.styles} style rows: name each row once."
         )
-    described = {"format": FORMAT, "config": generator.config.to_dict(), "info": asdict(info)}
+    network: dict[str, Any] = (
+        {_ARCHITECTURE: generator.config.architecture}
+        if isinstance(generator, NamedGenerator)
+        else {"config": generator.config.to_dict()}
+    )
+    described = {"format": FORMAT, **network, "info": asdict(info)}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in generator.state_dict().items()}
     data = save(tensors, metadata={_KEY: json.dumps(described, sort_keys=True)})
     path = Path(path)
@@ -94,7 +111,23 @@ def save_checkpoint(path: Path, generator: Generator, info: CheckpointInfo) -> s
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Reads a checkpoint and rebuilds its network, in eval mode.
+    """Reads a checkpoint of our generator and rebuilds its network, in eval mode.
+
+    Raises:
+        UsageError: the file is missing, truncated, not safetensors, not ours, of another architecture, or of a named
+            generator.
+    """
+    loaded = load_any_checkpoint(path)
+    if isinstance(loaded, NamedCheckpoint):
+        raise UsageError(
+            f"checkpoint {path} is of the named generator {loaded.generator.config.architecture!r}, which can be "
+            "trained and exported, but this needs a checkpoint of our own generator: give one."
+        )
+    return loaded
+
+
+def load_any_checkpoint(path: Path) -> Checkpoint | NamedCheckpoint:
+    """Reads a checkpoint of our generator or of a named one and rebuilds its network, in eval mode.
 
     Raises:
         UsageError: the file is missing, truncated, not safetensors, not ours, or of another architecture.
@@ -103,11 +136,15 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if not path.is_file():
         raise UsageError(f"checkpoint {path} does not exist: give the path of a .safetensors file.")
     tensors, described = _read(path)
+    generator: Generator | NamedGenerator
     try:
-        config = GeneratorConfig.from_dict(described["config"])
         told: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in described["info"].items()}
         info = CheckpointInfo(**told)
-        generator = Generator(config)
+        generator = (
+            NamedGenerator(described[_ARCHITECTURE])
+            if _ARCHITECTURE in described
+            else Generator(GeneratorConfig.from_dict(described["config"]))
+        )
     except (KeyError, TypeError, ValueError) as error:
         raise UsageError(
             f"checkpoint {path} does not describe a network of this version ({error}): use a matching one."
@@ -123,7 +160,11 @@ def load_checkpoint(path: Path) -> Checkpoint:
     if bad:
         raise UsageError(f"checkpoint {path} holds values that are not finite in {bad[0]}: use an undamaged file.")
     generator.load_state_dict(tensors)
-    return Checkpoint(generator=generator.eval(), info=info, sha256=hashlib.sha256(path.read_bytes()).hexdigest())
+    generator.eval()
+    sha256 = hashlib.sha256(path.read_bytes()).hexdigest()
+    if isinstance(generator, NamedGenerator):
+        return NamedCheckpoint(generator=generator, info=info, sha256=sha256)
+    return Checkpoint(generator=generator, info=info, sha256=sha256)
 
 
 def _read(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:

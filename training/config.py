@@ -24,6 +24,7 @@ from sdk.errors import UsageError, unknown_name
 from training.features import FEATURE_LOSSES
 from training.losses import LOSSES, PRIORS
 from training.models.generator import Generator, GeneratorConfig
+from training.models.named import GENERATORS
 
 #: Of every class of keys: unknown ones are mistakes.
 STRICT_KEYS = ConfigDict(extra="forbid")
@@ -297,7 +298,8 @@ class Recipe:
         version: of the model.
         styles: style names in the order of the network's rows.
         provenance: sentences for the checkpoint's metadata: data, licences.
-        generator: keys of ``GeneratorConfig`` but ``styles``.
+        architecture: a generator of ``training.models.named`` instead of ours; it draws one style.
+        generator: keys of ``GeneratorConfig`` but ``styles``; none with an ``architecture``.
         data, loss, optimizer, run: see their classes.
     """
 
@@ -306,6 +308,7 @@ class Recipe:
     version: str = "0.1.0"
     styles: Annotated[tuple[str, ...], Field(min_length=1)]
     provenance: tuple[str, ...] = ()
+    architecture: str | None = None
     generator: dict[str, Any] = dataclasses.field(default_factory=dict)
     data: SharedData = SharedData()
     loss: SharedLoss = SharedLoss()
@@ -352,13 +355,14 @@ class Recipe:
         steps = max(1, -(-round(self.run.epochs * samples) // self.step_crops))
         return dataclasses.replace(self, run=dataclasses.replace(self.run, steps=steps))
 
-    def architecture(self) -> dict[str, Any]:
+    def network(self) -> dict[str, Any]:
         """What a resumed run must have in common with this one, by key of the recipe; plain JSON types."""
-        return {"task": self.task, "styles": list(self.styles), "generator": self.generator_config().to_dict()}
+        network: Any = self.architecture or self.generator_config().to_dict()
+        return {"task": self.task, "styles": list(self.styles), "generator": network}
 
     def checks(self) -> list[Fault]:
         """Settings that do not go together; a task adds its own. Looks at no disk and no hardware."""
-        faults = []
+        faults = _architecture_faults(self)
         twice = sorted({style for style in self.styles if self.styles.count(style) > 1})
         if twice:
             faults.append(Fault(f"styles: {twice[0]!r} is named twice; name each row once.", ("styles",)))
@@ -526,6 +530,24 @@ def _generator_faults(given: dict[str, Any], styles: int) -> list[str]:
     except (ValueError, RuntimeError, ZeroDivisionError) as error:
         return [f"generator: no network can be built of these values ({error})."]
     return []
+
+
+def _architecture_faults(recipe: Recipe) -> list[Fault]:
+    name, faults = recipe.architecture, []
+    if name is None:
+        return []
+    if name not in GENERATORS:
+        faults.append(Fault(f"architecture: {unknown_name('generator', name, GENERATORS)}", ("architecture",)))
+    if len(recipe.styles) > 1:
+        text = f"styles: {name} draws one style, and {len(recipe.styles)} are named; name one."
+        faults.append(Fault(text, ("styles", "architecture")))
+    if recipe.generator:
+        text = f"generator: its keys are of our own generator, not of {name}; leave them out."
+        faults.append(Fault(text, ("generator", "architecture")))
+    if recipe.run.encoder_weights is not None:
+        text = f"run.encoder_weights: {name} has no encoder of timm's; leave it out."
+        faults.append(Fault(text, ("run.encoder_weights", "architecture")))
+    return faults
 
 
 def _sentences(error: ValidationError, owner: type, prefix: str = "") -> list[str]:

@@ -40,7 +40,8 @@ from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from training.config import Anneal, Fault, Precision, Recipe, RunLogger, Strategy, load_recipe, mistakes
 from training.data.pairs import RunSampler
-from training.models.generator import count_macs, count_params
+from training.models.generator import count_params
+from training.models.named import network_macs
 from training.tasks import TASKS
 from training.tasks.base import AnyRecipe, Report, Task, TimedLoader, kept_of
 
@@ -205,7 +206,7 @@ def fit(
     task = make_task(recipe, log)
     log(
         f"{'resume' if resume else 'start'} {recipe.name}: {count_params(task.generator)} parameters, "
-        f"{count_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {length} views, {views} validation views, "
+        f"{network_macs(task.generator) / 1e9:.3f} GMAC at 256x256, {length} views, {views} validation views, "
         f"{recipe.steps} steps, {torch.get_num_threads()} threads, {run.devices} processes"
     )
     for note in notes:
@@ -335,7 +336,7 @@ def resume_faults(recipe: Recipe, path: Path) -> list[Fault]:
     kept = kept_of(checkpoint) if isinstance(checkpoint, dict) else None
     if kept is None:
         return [Fault(f"{path} was not written by a run: name the last.ckpt of a run.")]
-    before, now = kept["architecture"], recipe.architecture()
+    before, now = kept["architecture"], recipe.network()
     if before["task"] != now["task"]:
         text = (
             f"the run to resume has task {before['task']!r}, the config {now['task']!r}: resume it with its own config."

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import timm
@@ -65,12 +66,14 @@ class EffLite0(nn.Module):
 
     def stem(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
         """The first feature map, ``N x 32 x H/2 x W/2``, of pictures in [0, 1] as they are, or of ``prepare``'s."""
-        return self.network.bn1(self.network.conv_stem(pictures if scaled else (pictures - _MEAN) / _STD))
+        network: Any = self.network
+        made: Tensor = network.bn1(network.conv_stem(pictures if scaled else (pictures - _MEAN) / _STD))
+        return made
 
     def stages(self, count: int) -> list[nn.Module]:
         """The first stages after ``stem``; the first three end at 1/2, 1/4 and 1/8 of the picture."""
-        blocks: nn.Sequential = self.network.blocks
-        return list(blocks[:count])
+        network: Any = self.network
+        return list(network.blocks[:count])
 
     def gram(self, pictures: Tensor) -> Tensor:
         """Texture statistics of ``N x 3 x H x W`` RGB in [0, 1]: the Gram matrix of 40 channels at 1/8 of the input.

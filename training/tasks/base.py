@@ -40,9 +40,10 @@ from torch.utils.data import DataLoader, Dataset
 from torchvision.utils import make_grid
 
 from sdk.errors import UsageError
-from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
+from training.checkpoint import CheckpointInfo, load_any_checkpoint, save_checkpoint
 from training.config import Anneal, Fault, OptimizerRecipe, Recipe, Schedule, make_recipe
 from training.models.generator import Generator
+from training.models.named import NamedGenerator, build_named
 from training.models.norm import ConditionalNorm2d
 from training.temporal import inconsistency, next_frame, random_motion
 
@@ -161,7 +162,7 @@ class Task(pl.LightningModule):
         self._line_batches = 0
         self._line_waited_s = 0.0
 
-    def make_generator(self) -> Generator:
+    def make_generator(self) -> Generator | NamedGenerator:
         """The network at the start of the run; leaves ``torch``'s generator seeded for what a task adds to it."""
         return build_generator(self.recipe, self.report)
 
@@ -477,7 +478,7 @@ class Task(pl.LightningModule):
             "best": self.best,
             "spent": self.spent,
             "steps": self.steps_done,
-            "architecture": self.recipe.architecture(),
+            "architecture": self.recipe.network(),
             "task": self.kept(),
         }
 
@@ -502,7 +503,7 @@ def kept_of(checkpoint: Mapping[str, Any]) -> dict[str, Any] | None:
             "best": old["best"],
             "spent": old["spent"],
             "steps": checkpoint["global_step"],
-            "architecture": make_recipe(old["recipe"]).architecture(),
+            "architecture": make_recipe(old["recipe"]).network(),
             "task": {},
         }
     return None
@@ -555,7 +556,7 @@ def peak_rss_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
-def build_generator(recipe: Recipe, report: Report = lambda _line: None) -> Generator:
+def build_generator(recipe: Recipe, report: Report = lambda _line: None) -> Generator | NamedGenerator:
     """A new network for a recipe, seeded, with the weights that ``run`` asks for.
 
     Args:
@@ -566,13 +567,17 @@ def build_generator(recipe: Recipe, report: Report = lambda _line: None) -> Gene
         UsageError: weights that do not exist or do not fit.
     """
     torch.manual_seed(recipe.run.seed)
-    generator = Generator(recipe.generator_config())
-    if recipe.run.encoder_weights == "imagenet":
-        generator.encoder.load_imagenet()
-    elif recipe.run.encoder_weights:
-        _load_encoder(generator, Path(recipe.run.encoder_weights))
+    generator: Generator | NamedGenerator
+    if recipe.architecture is not None:
+        generator = build_named(recipe.architecture, len(recipe.styles))
+    else:
+        generator = Generator(recipe.generator_config())
+        if recipe.run.encoder_weights == "imagenet":
+            generator.encoder.load_imagenet()
+        elif recipe.run.encoder_weights:
+            _load_encoder(generator, Path(recipe.run.encoder_weights))
     if recipe.run.init:
-        start = load_checkpoint(Path(recipe.run.init)).generator
+        start = load_any_checkpoint(Path(recipe.run.init)).generator
         taken = start_from(generator, start)
         if taken.whole == 0:
             raise UsageError(
@@ -596,7 +601,7 @@ class Taken:
 
 
 @torch.no_grad()
-def start_from(generator: Generator, other: Generator) -> Taken:
+def start_from(generator: nn.Module, other: nn.Module) -> Taken:
     """Copies the weights of a network of the same or another architecture, by name.
 
     Of a tensor with other extents the leading part that both have is taken, and the rest stays as it was initialized.

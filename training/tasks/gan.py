@@ -23,18 +23,19 @@ from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from sdk.errors import UsageError, unknown_name
-from training.checkpoint import load_checkpoint
+from training.checkpoint import load_any_checkpoint
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.data.recipe import checks as unpaired_checks
 from training.data.unpaired import UnpairedData, UnpairedDataset, open_unpaired
 from training.models.generator import Generator
+from training.models.named import NamedGenerator
 from training.models.norm import ConditionalNorm2d
 from training.statistics import StyleStatistics
 from training.tasks.adversarial import (
@@ -100,6 +101,9 @@ class GanRecipe(Recipe):
             faults.append(Fault(f"learn: {unknown_name('style', self.learn, self.styles)}", ("learn", "styles")))
         if self.loss.keep and len(self.styles) == 1:
             faults.append(Fault("loss.keep: there is no other style to keep; leave it out.", ("loss.keep", "styles")))
+        if self.architecture is not None and self.start_style is not None:
+            text = f"start_style: {self.architecture} has no rows of styles; leave it out."
+            faults.append(Fault(text, ("start_style", "architecture")))
         if self.run.init is None:
             for key, given in (("loss.anchor", self.loss.anchor), ("loss.keep", self.loss.keep)):
                 if given:
@@ -138,7 +142,7 @@ class GanTask(Task):
             learn_statistics(self.statistics, self.trainer)
         super().on_train_start()
 
-    def make_generator(self) -> Generator:
+    def make_generator(self) -> Generator | NamedGenerator:
         """See ``Task``; then rows by the names of ``run.init``'s styles, and ``start_style`` for the learned one."""
         generator = super().make_generator()
         recipe = self.recipe
@@ -321,7 +325,7 @@ def check_rows(recipe: GanRecipe) -> dict[int, int]:
         UsageError: ``run.init`` cannot be read or has no ``start_style``.
     """
     assert recipe.run.init is not None  # asked by those who have one
-    names = load_checkpoint(Path(recipe.run.init)).info.styles
+    names = load_any_checkpoint(Path(recipe.run.init)).info.styles
     if recipe.start_style is not None and recipe.start_style not in names:
         raise unknown_name("style of run.init", recipe.start_style, names)
     rows = {row: names.index(style) for row, style in enumerate(recipe.styles) if style in names}
@@ -331,10 +335,10 @@ def check_rows(recipe: GanRecipe) -> dict[int, int]:
 
 
 @torch.no_grad()
-def place_rows(generator: Generator, recipe: GanRecipe) -> None:
+def place_rows(generator: nn.Module, recipe: GanRecipe) -> None:
     """Gives each style the row that ``run.init`` has for its name; one that has none begins at the mean of all."""
     assert recipe.run.init is not None  # asked by those who have one
-    start = load_checkpoint(Path(recipe.run.init)).generator
+    start = load_any_checkpoint(Path(recipe.run.init)).generator
     rows = check_rows(recipe)
     given = {name: norm for name, norm in start.named_modules() if isinstance(norm, ConditionalNorm2d)}
     for name, norm in generator.named_modules():

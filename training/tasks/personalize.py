@@ -3,8 +3,8 @@
 A style is a row of scales and a row of shifts in every conditional norm. ``task: personalize`` takes a checkpoint
 (``run.init``), adds a row for each of the recipe's styles, and trains those rows alone. Weights, statistics and the
 rows of existing styles are not touched, so **existing styles stay bit-identical**; that is checked whenever a
-checkpoint is written. A few hundred numbers are learned; 8 to 40 pictures can teach them, in minutes on two cores. What the frozen
-features cannot draw, rows cannot teach them: ``task: gan`` with ``loss.keep`` trains the whole network.
+checkpoint is written. A few hundred numbers are learned; 8 to 40 pictures can teach them, in minutes on two cores. What
+the frozen features cannot draw, rows cannot teach them: ``task: gan`` with ``loss.keep`` trains the whole network.
 
 Two sources:
 
@@ -80,6 +80,9 @@ class RowsRecipe(Recipe):
         if self.generator:
             text = "generator: a new style is learned in the network of run.init; leave this section out."
             faults.append(Fault(text, ("generator",)))
+        if self.architecture is not None:
+            text = "architecture: a new style is a row of our own generator; leave this key out."
+            faults.append(Fault(text, ("architecture",)))
         if self.optimizer.freeze_statistics > 0:
             text = "optimizer.freeze_statistics: the network's statistics stand still here; leave it at 0."
             faults.append(Fault(text, ("optimizer.freeze_statistics",)))
@@ -153,6 +156,8 @@ class NewRows(Task):
     """A task whose generator is the checkpoint's with new rows, and that trains those rows alone."""
 
     recipe: Any
+    generator: Generator
+    average: Generator
 
     @property
     def rows(self) -> Sequence[int]:

@@ -36,6 +36,9 @@ class RecoverTask(DistillTask):
         teacher_share: weight of the rendered teacher's picture in the target, [0, 1]; the rest is the parent's.
     """
 
+    #: A recipe of this task never has an ``architecture``.
+    generator: Generator
+    average: Generator
     learned = "recovered by distillation from the unpruned network"
 
     def __init__(

@@ -43,6 +43,8 @@ def test_what_ends_in_a_tanh_stays_in_the_pictures_range(name: str) -> None:
         # 8.17 MB in units of 2^20 bytes, as AnimeGANv2's authors state, are 2.14 M float32 weights.
         ("animeganv2", 8.17 * 2**20 / 4 / 1e6, 26.28),
         ("plain-9x9", 6.68, 31.03),
+        # 11.378 M is what CycleGAN's own program prints.
+        ("resnet-9", 11.378, 49.55),
     ],
 )
 def test_weights_and_multiplications_are_those_stated(name: str, weights_m: float, gmac: float) -> None:
@@ -76,7 +78,7 @@ def test_both_forms_of_fast_neural_style_have_the_same_weights_and_other_norms()
     assert "ConvTranspose2d" not in kinds["fast-neural-style-16"]
 
 
-@pytest.mark.parametrize("name", ["fast-neural-style-8-paper", "cartoongan", "animeganv2"])
+@pytest.mark.parametrize("name", ["fast-neural-style-8-paper", "cartoongan", "animeganv2", "resnet-9"])
 def test_a_baseline_learns(name: str) -> None:
     torch.manual_seed(0)
     network = make_baseline(name).train()

@@ -480,5 +480,5 @@ def test_what_lightning_keeps_of_a_run_is_plain(tiny_recipe: Make) -> None:
     recipe = tiny_recipe(run__steps=4)
     train(recipe, quiet=True)
     kept = torch.load(recipe.folder / "last.ckpt", weights_only=True)["toonedge"]
-    assert kept["architecture"] == json.loads(json.dumps(recipe.architecture()))
+    assert kept["architecture"] == json.loads(json.dumps(recipe.network()))
     assert kept["steps"] == 4
