@@ -45,15 +45,18 @@ def canny(rgb: np.ndarray) -> np.ndarray:
 def lab(rgb: np.ndarray) -> np.ndarray:
     """CIE L*a*b* of the picture (CIE 15:2004; sRGB, D65, 2 degrees), in 8 bits.
 
+    By way of floats: OpenCV's own 8-bit conversion is off by up to 2.2 in a.
+
     Args:
         rgb: ``H x W x 3`` uint8.
 
     Returns:
         ``3 x H x W`` uint8: ``L * 255 / 100``, ``a + 128``, ``b + 128``, each to the nearest.
     """
-    planes = lab_planes(rgb) * np.array([2.55, 1, 1], np.float32).reshape(3, 1, 1)
-    planes += np.array([0.5, 128.5, 128.5], np.float32).reshape(3, 1, 1)
-    return np.clip(planes, 0, 255).astype(np.uint8)
+    lightness, a, b = lab_planes(rgb)
+    # Rounds, and holds the values in 0..255; the magnitude it takes changes nothing, for none is below 0.
+    scaled = (cv2.convertScaleAbs(lightness, alpha=2.55), cv2.convertScaleAbs(a, beta=128))
+    return np.stack([*scaled, cv2.convertScaleAbs(b, beta=128)])
 
 
 def lab_planes(rgb: np.ndarray) -> np.ndarray:
@@ -63,10 +66,11 @@ def lab_planes(rgb: np.ndarray) -> np.ndarray:
         rgb: ``H x W x 3`` uint8.
 
     Returns:
-        ``3 x H x W`` float32: L in [0, 100], a in [-87, 99], b in [-108, 95] for colours of sRGB.
+        ``3 x H x W`` float32: L in [0, 100], a in [-87, 99], b in [-108, 95] for colours of sRGB. OpenCV interpolates
+        the curves: at most 0.45 from scikit-image's ``rgb2lab``.
     """
-    planes = cv2.cvtColor(rgb.astype(np.float32) / np.float32(255), cv2.COLOR_RGB2LAB)
-    return np.ascontiguousarray(planes.transpose(2, 0, 1))
+    planes = cv2.cvtColor(np.divide(rgb, np.float32(255), dtype=np.float32), cv2.COLOR_RGB2LAB)
+    return np.stack(cv2.split(planes))
 
 
 def edge_smoothed(rgb: np.ndarray) -> np.ndarray:
@@ -84,7 +88,7 @@ def edge_smoothed(rgb: np.ndarray) -> np.ndarray:
     """
     wide = cv2.dilate(canny(rgb)[0], np.ones((SMOOTH_SIDE, SMOOTH_SIDE), np.uint8))
     blurred = cv2.GaussianBlur(rgb, (SMOOTH_SIDE, SMOOTH_SIDE), 0)
-    return np.where(wide[..., None] > 0, blurred, rgb)
+    return np.asarray(cv2.copyTo(blurred, wide, rgb.copy()))
 
 
 def selfie(rgb: np.ndarray, *, model: Path | None = None) -> np.ndarray:

@@ -194,7 +194,9 @@ def open_coco(path: Path) -> PhotoFolder:
             "beside annotations/, or remove that folder."
         )
     warnings = (
-        (f"{len(left_out)} pictures of {path} are named by no annotation file and are left out.",) if left_out else ()
+        (f"pictures of {path} that are left out because no annotation file names them: {len(left_out)}.",)
+        if left_out
+        else ()
     )
     return PhotoFolder(
         root=path,
@@ -242,7 +244,9 @@ def open_celeba(path: Path) -> PhotoFolder:
         files=tuple(sorted(file for members in kept.values() for file in members)),
         splits=kept,
         skipped=tuple(skipped),
-        warnings=(f"{len(by_name)} pictures of {root} are not in {listed.name} and are left out.",) if by_name else (),
+        warnings=(f"pictures of {root} that are left out because {listed.name} does not name them: {len(by_name)}.",)
+        if by_name
+        else (),
     )
 
 

@@ -9,10 +9,13 @@ import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Protocol, TypeVar
 
 import cv2
+
+from sdk.errors import UsageError
 
 #: How processes are started, for ``multiprocessing`` and for PyTorch's ``DataLoader``.
 START_METHOD = "spawn"
@@ -39,6 +42,9 @@ def worker_pool(workers: int) -> Iterator[MapInOrder]:
 
     Args:
         workers: processes; 0 runs the function in this one.
+
+    Raises:
+        UsageError: a process died, instead of the result that would be next.
     """
     if workers <= 0:
         yield map
@@ -48,5 +54,10 @@ def worker_pool(workers: int) -> Iterator[MapInOrder]:
     )
     try:
         yield partial(executor.map, chunksize=1)
+    except BrokenProcessPool as error:
+        raise UsageError(
+            f"one of {workers} processes that work on the pictures was killed, most likely for want of memory: "
+            "give fewer workers."
+        ) from error
     finally:
         executor.shutdown(cancel_futures=True)

@@ -229,13 +229,12 @@ def _fill(
                     advance()
         (made / _INDEX).write_text(json.dumps({"bytes": end, "pictures": rows}))
         made.chmod(0o777 & ~umask())
-        if _read_index(folder, count=len(files)) is None:  # nobody was faster
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
+        try:
+            made.rename(folder)
+        except OSError:  # one is there: of a process that was faster, and equal; or the damaged one
+            if _read_index(folder, count=len(files)) is None:
+                shutil.rmtree(folder, ignore_errors=True)
                 made.rename(folder)
-            except OSError:  # a process renamed its own, equal one meanwhile; if not, the disk has said no
-                if _read_index(folder, count=len(files)) is None:
-                    raise
     return rows
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ from PIL import Image
 from sdk.errors import FileTroubleError, UsageError
 from sdk.imaging import resize
 from training.data.folders import open_folder
+from training.data.pool import worker_pool
 from training.data.store import PictureStore, open_store, scaled_size
 
 SIDE = 32
@@ -151,6 +154,20 @@ def test_more_enlargement_takes_smaller_pictures(photos: Path, tmp_path: Path) -
 )
 def test_the_short_side_is_exact(size: tuple[int, int], scaled: tuple[int, int]) -> None:
     assert scaled_size(*size, 256) == scaled
+
+
+def test_processes_that_open_the_same_pictures_at_once_do_no_harm(photos: Path, tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as executor:
+        opened = [task.result() for task in [executor.submit(store, photos, tmp_path) for _ in range(4)]]
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    for other in opened[1:]:
+        assert np.array_equal(other.read(3), opened[0].read(3))
+        assert other.starts == opened[0].starts
+
+
+def test_a_process_that_dies_is_a_sentence() -> None:
+    with pytest.raises(UsageError, match=r"one of 1 processes .* fewer workers"), worker_pool(1) as run:
+        list(run(os._exit, [3]))
 
 
 def test_worker_processes_make_the_same_cache(photos: Path, tmp_path: Path) -> None:
