@@ -70,7 +70,7 @@ def edge_recall(photo: np.ndarray, cartoon: np.ndarray, region: Region | None = 
 
 
 def edges_added(photo: np.ndarray, cartoon: np.ndarray) -> float:
-    """Edge pixels of the cartoon per edge pixel of the photo, of ``H x W`` bool: 1, as many; NaN for a photo without."""
+    """Edge pixels of the cartoon per edge pixel of the photo (``H x W`` bool); NaN for a photo without edges."""
     return float(cartoon.sum() / photo.sum()) if photo.any() else float("nan")
 
 
@@ -94,9 +94,7 @@ def line_curvature(rgb: np.ndarray) -> float:
     found = edges(rgb)
     if not found.any():
         return float("nan")
-    smooth = cv2.GaussianBlur(
-        luma(rgb).astype(np.float32), (0, 0), CURVATURE_SIGMA, borderType=cv2.BORDER_REFLECT_101
-    )
+    smooth = cv2.GaussianBlur(luma(rgb).astype(np.float32), (0, 0), CURVATURE_SIGMA, borderType=cv2.BORDER_REFLECT_101)
 
     def derivative(across: int, down: int) -> np.ndarray:
         # Sobel's sums over 3 x 3 are scaled to derivatives a pixel: 1/8 of first ones, 1/4 of second ones.

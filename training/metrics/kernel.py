@@ -34,7 +34,9 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray, *, paired: bool = False) -> flo
     if x.ndim != 2 or y.ndim != 2 or x.shape[1] != y.shape[1] or (paired and len(x) != len(y)):
         raise UsageError(f"cannot compare features of {x.shape} with features of {y.shape}: give sets of one length.")
     if min(len(x), len(y)) < 2:
-        raise UsageError(f"a kernel distance of {len(x)} and {len(y)} pictures is not defined: give at least 2 of each.")
+        raise UsageError(
+            f"a kernel distance of {len(x)} and {len(y)} pictures is not defined: give at least 2 of each."
+        )
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
     cross = _kernel(a, b)
     between = _mean_off_diagonal(cross) if paired else float(cross.mean())
