@@ -22,226 +22,29 @@ smooth style falls short, and when a style that is not smooth has an ST-LPIPS ra
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-import numpy as np
-import torch
 import typer
 from PIL import Image
 from rich.console import Console
 from rich.progress import track
-from torch import Tensor
 
 from sdk.errors import GateError, MissingRuntimeError, ToonEdgeError, UsageError, unknown_name
 from sdk.files import write_atomically
-from sdk.imaging import check_save_path, list_photos, read_photo, resize, save_picture
-from sdk.metrics import psnr_db, ssim
+from sdk.imaging import check_save_path, list_photos, save_picture
 from sdk.sheet import contact_sheet
 from training.checkpoint import Checkpoint, load_checkpoint
-from training.data.render import halve
-from training.filters import FILTERS, render_all
-from training.losses import Perceptual, gap_closed
+from training.drawing import Drawn, draw
 from training.metrics import METRICS, Choice, chosen_metrics
 from training.metrics.bars import bars_table, check_bars, judge
-from training.metrics.colour import mean_chroma, palette_distance, skin_change, tone_shifts
-from training.metrics.detail import Region, edge_recall, edges, edges_added, line_curvature
 from training.metrics.faces import Face, find_faces, list_of_faces, read_faces
-from training.metrics.features import EffLite0, pooled_features, relative_variance, tensor_of, texture_features
-from training.metrics.figures import Appearance, Figures, StyleFigures, table
-from training.metrics.flicker import MOTIONS, flicker
-from training.metrics.hub import Fid, Lpips
-from training.metrics.kernel import polynomial_mmd
+from training.metrics.figures import Figures, table
+from training.metrics.instruments import Instruments, Judge, prepare
 from training.plots import write_plot
 
 #: What ``evaluate`` measures when it is not told.
 DEFAULT_METRICS = ("ssim", "stlpips")
-#: Faces with a shorter side, px at the working size, are too small to judge.
-MIN_FACE = 16
-
-
-@dataclass(frozen=True, kw_only=True)
-class Framing:
-    """How a photo of any size is scaled and cropped for teacher and network.
-
-    Attributes:
-        height, width: of the photo scaled for the teacher, px.
-        top, left: where the crop starts in it.
-        tall, wide: size of the crop; the network's input is half of it.
-    """
-
-    height: int
-    width: int
-    top: int
-    left: int
-    tall: int
-    wide: int
-
-    def region(self, face: Face) -> Region | None:
-        """A face box in the network's input; ``None`` when less than ``MIN_FACE`` px of a side is left of it."""
-        box = face.region(self.height, self.width)
-        rows = [min(max((row - self.top) // 2, 0), self.tall // 2) for row in (box.top, box.bottom)]
-        columns = [min(max((column - self.left) // 2, 0), self.wide // 2) for column in (box.left, box.right)]
-        if min(rows[1] - rows[0], columns[1] - columns[0]) < MIN_FACE:
-            return None
-        return Region(top=rows[0], bottom=rows[1], left=columns[0], right=columns[1])
-
-
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One photo with its teachers and the network's pictures, all ``H x W x 3`` uint8 RGB of one size.
-
-    Attributes:
-        name: file name of the photo.
-        photo: the network's input.
-        teachers: by style, of those that have one.
-        results: by style.
-        faces: boxes in the pictures, and who each is.
-        flicker: by style, mean over the motions; empty when it was not asked for.
-    """
-
-    name: str
-    photo: np.ndarray
-    teachers: dict[str, np.ndarray]
-    results: dict[str, np.ndarray]
-    faces: tuple[tuple[Region, str], ...] = ()
-    flicker: dict[str, float] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, kw_only=True, eq=False)
-class Instruments:
-    """The networks that metrics need; ``None`` where the metric is not measured."""
-
-    perceptual: Perceptual | None = None
-    features: EffLite0 | None = None
-    lpips: Lpips | None = None
-    fid: Fid | None = None
-
-
-def frame(height: int, width: int, size: int) -> Framing:
-    """The framing of a photo of ``height x width`` px; see ``working_pair``.
-
-    Raises:
-        UsageError: a side is shorter than 64 px.
-    """
-    scale = 2 * size / max(height, width)
-    if scale < 1:
-        height, width = max(1, round(height * scale)), max(1, round(width * scale))
-    tall, wide = height // 32 * 32, width // 32 * 32
-    if min(tall, wide) < 64:
-        raise UsageError(f"a photo of {width} x {height} px is too small to judge a style on: give at least 64 px.")
-    return Framing(height=height, width=width, top=(height - tall) // 2, left=(width - wide) // 2, tall=tall, wide=wide)
-
-
-def working_pair(rgb: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """A photo as the teacher's input and as the network's.
-
-    Args:
-        rgb: ``H x W x 3`` uint8 RGB.
-        size: longest side of the network's input, px; a smaller photo is not enlarged.
-
-    Returns:
-        ``2h x 2w x 3`` and ``h x w x 3`` uint8 RGB, h and w divisible by 16, the middle of the photo.
-
-    Raises:
-        UsageError: a side is shorter than 64 px.
-    """
-    framing = frame(rgb.shape[0], rgb.shape[1], size)
-    if rgb.shape[:2] != (framing.height, framing.width):
-        rgb = resize(rgb, framing.height, framing.width)
-    rows = slice(framing.top, framing.top + framing.tall)
-    columns = slice(framing.left, framing.left + framing.wide)
-    double = np.ascontiguousarray(rgb[rows, columns])
-    return double, halve(double)
-
-
-def draw(
-    checkpoint: Checkpoint,
-    path: Path,
-    styles: Sequence[str],
-    size: int,
-    *,
-    faces: Sequence[Face] = (),
-    moving: bool = False,
-) -> Drawn:
-    """Teachers and network on one photo file.
-
-    Args:
-        checkpoint, styles, size: see ``evaluate``.
-        path: of the photo.
-        faces: boxes in the photo.
-        moving: draw the frames that flicker is measured on, too.
-    """
-    rgb = read_photo(path).rgb
-    double, photo = working_pair(rgb, size)
-    framing = frame(rgb.shape[0], rgb.shape[1], size)
-    image = tensor_of(photo)
-    rows = checkpoint.info.styles
-    results, flickers = {}, {}
-    with torch.inference_mode():
-        for style in styles:
-            weights = torch.zeros(1, len(rows))
-            weights[0, rows.index(style)] = 1.0
-
-            def stylize(picture: Tensor, weights: Tensor = weights) -> Tensor:
-                return checkpoint.generator(picture, weights)
-
-            values = stylize(image)[0].permute(1, 2, 0).numpy()
-            results[style] = (values * 255 + 0.5).astype(np.uint8)
-            if moving:
-                flickers[style] = float(np.mean([flicker(stylize, image, motion) for motion in MOTIONS]))
-    boxes = [(framing.region(face), face.person or path.name) for face in faces]
-    return Drawn(
-        name=path.name,
-        photo=photo,
-        teachers=render_all(double, [style for style in styles if style in FILTERS]),
-        results=results,
-        faces=tuple((region, person) for region, person in boxes if region is not None),
-        flicker=flickers,
-    )
-
-
-def prepare(
-    choice: Choice,
-    *,
-    lpips_weights: Path | None = None,
-    fid_weights: Path | None = None,
-    note: Callable[[str], None],
-) -> tuple[Instruments, tuple[str, ...]]:
-    """Loads what the metrics need.
-
-    Args:
-        choice: what to measure.
-        lpips_weights, fid_weights: see ``Lpips`` and ``Fid``.
-        note: told what is left out, and why.
-
-    Returns:
-        The instruments, and the names that can be measured.
-
-    Raises:
-        MissingRuntimeError: a metric that was asked for by name cannot be measured here.
-        UsageError: a file of weights that does not fit.
-    """
-    loaders: dict[str, tuple[tuple[str, ...], Callable[[], Any]]] = {
-        "perceptual": (("stlpips",), lambda: Perceptual("alex")),
-        "features": (("kid", "consistency"), EffLite0),
-        "lpips": (("lpips",), lambda: Lpips(lpips_weights)),
-        "fid": (("fid",), lambda: Fid(fid_weights)),
-    }
-    loaded: dict[str, Any] = {}
-    absent: set[str] = set()
-    for name, (metrics, load) in loaders.items():
-        if not set(metrics) & set(choice.names):
-            continue
-        try:
-            loaded[name] = load()
-        except MissingRuntimeError as error:
-            if set(metrics) & choice.asked:
-                raise
-            note(f"{', '.join(metrics)} left out: {error}")
-            absent.update(metrics)
-    return Instruments(**loaded), tuple(name for name in choice.names if name not in absent)
 
 
 def evaluate(
@@ -298,15 +101,14 @@ def evaluate(
         )
         for path in track(photos, "draw", console=console, disable=quiet)
     ]  # fmt: skip
-    photo_pictures = [one.photo for one in drawn]
-    judge_by = _Judge(wanted, instruments, drawn, size)
+    judge_by = Judge(wanted, instruments, drawn, size)
     figures = Figures(
         name=checkpoint.info.name,
         version=checkpoint.info.version,
         sha256=checkpoint.sha256,
         photos=len(drawn),
         size=size,
-        photo_curvature=_mean([line_curvature(one) for one in photo_pictures]) if "lines" in wanted else None,
+        photo_curvature=judge_by.photo_curvature(),
         faces=faces_from if faces is not None else "",
         styles=tuple(
             judge_by.style(style, (style_sets or {}).get(style))
@@ -314,168 +116,6 @@ def evaluate(
         ),
     )
     return figures, drawn
-
-
-class _Judge:
-    """Measures styles on drawn photos; what depends on the photos alone is measured once."""
-
-    def __init__(self, metrics: Sequence[str], instruments: Instruments, drawn: Sequence[Drawn], size: int) -> None:
-        self.metrics, self.tools, self.drawn, self.size = frozenset(metrics), instruments, drawn, size
-        self.photos = [one.photo for one in drawn]
-        self.edges = [edges(photo) for photo in self.photos]
-        # One photo has no distribution: neither a kernel distance nor a variance.
-        several = len(drawn) > 1
-        network = instruments.features if several else None
-        self.kernel_network = network if "kid" in self.metrics else None
-        self.texture_network = network if "consistency" in self.metrics else None
-        self.photo_features = None if self.kernel_network is None else pooled_features(self.kernel_network, self.photos)
-        self.photo_variance = self._variance(self.photos)
-
-    def style(self, style: str, style_set: Sequence[Path] | None) -> StyleFigures:
-        """All figures of one style; ``style_set``: its own pictures, instead of its teacher's."""
-        results = [one.results[style] for one in self.drawn]
-        taught = style in FILTERS
-        teachers = [one.teachers[style] for one in self.drawn] if taught else None
-        found: dict[str, Any] = {}
-        if teachers is not None:
-            found |= self._to_teacher(results, teachers)
-        if {"kid", "palette", "skin"} & self.metrics:
-            found |= self._to_pictures(results, teachers, style_set)
-        own = {"detail", "skin", "lines", "consistency"} & self.metrics
-        return StyleFigures(
-            style=style,
-            smooth=taught and FILTERS[style].smooth,
-            taught=taught,
-            flicker=_mean([one.flicker[style] for one in self.drawn]) if "flicker" in self.metrics else None,
-            network=self._appearance(results) if own else None,
-            teacher=self._appearance(teachers) if own and teachers is not None else None,
-            **found,
-        )
-
-    def _to_teacher(self, results: list[np.ndarray], teachers: list[np.ndarray]) -> dict[str, Any]:
-        found: dict[str, Any] = {}
-        if "ssim" in self.metrics:
-            similarities = _each(_ssim, results, teachers)
-            mean, photo = float(np.mean(similarities)), float(np.mean(_each(_ssim, self.photos, teachers)))
-            worst = int(np.argmin(similarities))
-            found = {
-                "ssim": mean,
-                "worst_ssim": similarities[worst],
-                "worst_photo": self.drawn[worst].name,
-                "photo_ssim": photo,
-                "gap": gap_closed(mean, photo),
-            }
-        if "psnr" in self.metrics:
-            found["psnr_db"] = float(
-                np.mean(_each(lambda one, other: psnr_db(one / 255, other / 255), results, teachers))
-            )
-        if self.tools.perceptual is not None:
-            network = self.tools.perceptual
-            for name, pictures in (("stlpips", results), ("photo_stlpips", self.photos)):
-                found[name] = float(np.mean(_each(lambda a, b: _distance(network, a, b), pictures, teachers)))
-        if self.tools.lpips is not None:
-            found["lpips"] = float(np.mean(self.tools.lpips.each(results, teachers)))
-        if self.tools.fid is not None and len(results) > 1:
-            found["fid"] = self.tools.fid.between(results, teachers)
-        return found
-
-    def _to_pictures(
-        self, results: list[np.ndarray], teachers: list[np.ndarray] | None, style_set: Sequence[Path] | None
-    ) -> dict[str, Any]:
-        """KID and palette to the style's own pictures: those named, else its teacher's; nothing without either."""
-        if style_set is not None:
-            pictures = [_fitted(read_photo(path).rgb, self.size) for path in style_set]
-        elif teachers is not None:
-            pictures = teachers
-        else:
-            return {}
-        found: dict[str, Any] = {
-            "reference_pictures": len(pictures),
-            "reference_chroma": float(np.mean([mean_chroma(picture) for picture in pictures])),
-        }
-        if self.kernel_network is not None and self.photo_features is not None:
-            own, references = (pooled_features(self.kernel_network, group) for group in (results, pictures))
-            paired = style_set is None  # a teacher drew the same photos
-            found["kid"] = polynomial_mmd(own, references, paired=paired)
-            found["photo_kid"] = polynomial_mmd(self.photo_features, references, paired=paired)
-        if "palette" in self.metrics:
-            found["palette"] = palette_distance(results, pictures)
-            found["photo_palette"] = palette_distance(self.photos, pictures)
-        return found
-
-    def _appearance(self, pictures: list[np.ndarray]) -> Appearance:
-        found: dict[str, Any] = {"faces": sum(len(one.faces) for one in self.drawn)}
-        if "detail" in self.metrics:
-            drawn_edges = [edges(picture) for picture in pictures]
-            found["edge_recall"] = _mean(_each(edge_recall, self.edges, drawn_edges))
-            found["edges_added"] = _mean(_each(edges_added, self.edges, drawn_edges))
-            kept = {
-                (one.name, index): edge_recall(photo, cartoon, region)
-                for one, photo, cartoon in zip(self.drawn, self.edges, drawn_edges, strict=True)
-                for index, (region, _) in enumerate(one.faces)
-            }
-            kept = {place: value for place, value in kept.items() if not np.isnan(value)}
-            if kept:
-                worst = min(kept, key=lambda place: kept[place])
-                found |= {
-                    "detail": _mean(list(kept.values())),
-                    "worst_detail": kept[worst],
-                    "worst_detail_photo": worst[0],
-                }
-        if "skin" in self.metrics:
-            found["chroma"] = float(np.mean([mean_chroma(picture) for picture in pictures]))
-            changes = [
-                skin_change(one.photo, picture, region, name=one.name, person=person)
-                for one, picture in zip(self.drawn, pictures, strict=True)
-                for region, person in one.faces
-            ]
-            if changes:
-                largest = max(changes, key=lambda change: change.distance)
-                found |= {
-                    "skin": float(np.mean([change.distance for change in changes])),
-                    "worst_skin": largest.distance,
-                    "worst_skin_photo": largest.name,
-                }
-            shifts = tone_shifts(changes)
-            if shifts is not None:
-                found["darker_shift"], found["lighter_shift"] = shifts
-        if "lines" in self.metrics:
-            found["curvature"] = _mean([line_curvature(picture) for picture in pictures])
-        own = self._variance(pictures)
-        if own is not None and self.photo_variance:
-            found["consistency"] = own / self.photo_variance
-        return Appearance(**found)
-
-    def _variance(self, pictures: Sequence[np.ndarray]) -> float | None:
-        if self.texture_network is None:
-            return None
-        return relative_variance(texture_features(self.texture_network, pictures))
-
-
-def _each(measure: Callable[[Any, Any], float], ones: Sequence[Any], others: Sequence[Any]) -> list[float]:
-    return [measure(one, other) for one, other in zip(ones, others, strict=True)]
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    """The mean of the values that exist; ``None`` when none does."""
-    there = [value for value in values if not np.isnan(value)]
-    return float(np.mean(there)) if there else None
-
-
-def _fitted(rgb: np.ndarray, size: int) -> np.ndarray:
-    """A picture with its longest side at most ``size`` px."""
-    height, width = rgb.shape[:2]
-    scale = size / max(height, width)
-    return rgb if scale >= 1 else resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
-
-
-def _ssim(picture: np.ndarray, reference: np.ndarray) -> float:
-    return ssim(picture.astype(np.float64) / 255, reference.astype(np.float64) / 255)
-
-
-def _distance(distance: Perceptual, picture: np.ndarray, reference: np.ndarray) -> float:
-    with torch.inference_mode():
-        return float(distance(tensor_of(picture), tensor_of(reference)))
 
 
 def check_gates(figures: Figures, *, min_gap: float, max_ratio: float) -> None:

@@ -16,8 +16,10 @@ from typer.testing import CliRunner
 import sdk.metrics
 from sdk.errors import GateError, UsageError
 from training.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from training.evaluate import Figures, StyleFigures, app, check_gates, evaluate, sheet_of, working_pair
+from training.drawing import working_pair
+from training.evaluate import app, check_gates, evaluate, sheet_of
 from training.filters import render_all
+from training.metrics.figures import Figures, StyleFigures
 from training.models.generator import Generator, GeneratorConfig
 
 STYLES = ("pencil", "comic")
