@@ -299,7 +299,7 @@ def _strategy(recipe: Recipe, *, unused: bool) -> Any:
     return DDPStrategy(
         process_group_backend="nccl" if torch.cuda.is_available() else "gloo",
         find_unused_parameters=unused,  # several optimizers: each loss reaches some of the networks
-        broadcast_buffers=False,  # statistics are shared after each step: `Task` does it
+        forward_sync_buffers=False,  # statistics are shared after each step: `Task` does it
     )
 
 
@@ -353,7 +353,8 @@ def resume_faults(recipe: Recipe, path: Path) -> list[Fault]:
 
 
 def _silence_lightning() -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    for library in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(library).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
     warnings.filterwarnings("ignore", message=".*in eval mode at the start of training.*")  # the average, on purpose
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

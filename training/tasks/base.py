@@ -377,6 +377,7 @@ class Task(pl.LightningModule):
             "peak_rss_mb": peak_rss_bytes() / 1e6,
         }  # fmt: skip
         self._curve({f"train/{name}": value for name, value in figures.items()})
+        self.log("loss", means["loss"], prog_bar=True, logger=False)
         left = (recipe.steps - self.steps_done) * seconds / 60
         parts = " ".join(f"{name} {mean:.4f}" for name, mean in means.items())
         self.report(
@@ -408,7 +409,8 @@ class Task(pl.LightningModule):
             return
         found = self.judge()
         self._curve({**found.figures, self.metric_key: found.score})
-        self.log(self.metric_key, found.score, prog_bar=True, logger=False)  # for the early stop
+        # For the progress bar and the early stop. All processes found the same.
+        self.log(self.metric_key, found.score, prog_bar=True, logger=False, sync_dist=True)
         self._draw_pictures()
         better = found.score > self.best
         if better:

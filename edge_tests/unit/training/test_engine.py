@@ -57,12 +57,28 @@ def furthest(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> float:
     return max(float((a[key].double() - b[key].double()).abs().max()) for key in a)
 
 
+#: ``python -m training.train`` with the task of this file, for processes that import no test.
+WITH_TWO_SIDED = f"""
+import importlib.util
+from training.tasks import TASKS
+from training.train import app
+spec = importlib.util.spec_from_file_location("test_engine", {str(Path(__file__))!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+TASKS["two-sided"] = module.TWO_SIDED
+app()
+"""
+
+
 def start(recipe: Recipe, *options: str) -> subprocess.Popen[str]:
     """``python -m training.train`` in a process of its own, one thread."""
     path = Path(recipe.run.out) / f"{recipe.name}.yaml"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(yaml.safe_dump(recipe.to_dict()))
-    command = [sys.executable, "-m", "training.train", "--config", str(path), "--quiet", *options]
+    script = path.with_suffix(".py")
+    script.write_text(WITH_TWO_SIDED)
+    program = [str(script)] if recipe.task == "two-sided" else ["-m", "training.train"]
+    command = [sys.executable, *program, "--config", str(path), "--quiet", *options]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
         command, cwd=ROOT, env=environment, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
@@ -164,20 +180,41 @@ def test_processes_take_turns_with_the_numbers_of_a_stretch(processes: int, samp
 
 
 @pytest.mark.slow
-def test_two_processes_train_like_one_with_twice_the_batch(tiny_recipe: Make) -> None:
-    shared = {"run__steps": 8, "run__log_every": 1, **HELD}
-    one, two = (tiny_recipe(name=name, data__batch=batch, **shared) for name, batch in (("one", 4), ("two", 2)))
-    process = start(two, "--set", "run.devices=2")
-    output, _ = process.communicate(timeout=240)
-    assert process.returncode == 0, output
-    assert output.count("best gap closed") == 1  # the second process says nothing
-    train(one, quiet=True)
+@pytest.mark.usefixtures("two_sided")
+@pytest.mark.parametrize("task", ["distill", "two-sided"])
+def test_two_processes_train_like_one_with_twice_the_batch(task: str, tiny_recipe: Make) -> None:
+    one, two, output = in_one_and_in_two(tiny_recipe, task=task, run__steps=8, run__validate_every=4, **HELD)
+    assert output.count("\nbest ") + output.startswith("best ") == 1  # the second process says nothing
     assert len(losses(two)) == 8
     assert losses(two) == pytest.approx(losses(one), abs=2e-4)
     assert furthest(saved(two), saved(one)) < 1e-4
     figures = [[line.split("val  step")[1] for line in log_of(recipe) if " val " in line] for recipe in (one, two)]
     assert figures[0] == figures[1]
     assert "2 processes" in log_of(two)[0]
+
+
+@pytest.mark.slow
+def test_two_processes_with_statistics_of_their_own_halves_stay_near(tiny_recipe: Make) -> None:
+    """Until the statistics are held each process normalizes by those of its own two samples, not of all four."""
+    one, two, _ = in_one_and_in_two(tiny_recipe, run__steps=24, run__validate_every=12, optimizer__freeze_statistics=1)
+    assert losses(two) != losses(one)
+    assert losses(two) == pytest.approx(losses(one), rel=0.15)
+    gaps = [
+        [float(line.split("gap closed ")[1].split()[0]) for line in log_of(recipe) if " val " in line]
+        for recipe in (one, two)
+    ]
+    assert gaps[1] == pytest.approx(gaps[0], abs=0.05)  # drawn with the mean of both processes' statistics
+
+
+def in_one_and_in_two(make: Make, **changes: Any) -> tuple[Recipe, Recipe, str]:
+    """A recipe trained by one process with four samples a step and by two with two each; what the latter printed."""
+    one, two = (make(name=n, data__batch=b, run__log_every=1, **changes) for n, b in (("one", 4), ("two", 2)))
+    process = start(two, "--set", "run.devices=2")
+    output, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, output
+    assert "arning" not in output
+    train(one, quiet=True)
+    return one, two, output
 
 
 # ----------------------------------------------------------------------------------------------- the keys of `run:`
@@ -373,10 +410,12 @@ class TwoSided(Task):
         return Judgement(score=float(self.steps_done), figures={"val/steps": self.steps_done})
 
 
+TWO_SIDED = TaskKind(recipe=DistillRecipe, make=TwoSided, samples=open_pairs, faults=pair_faults)
+
+
 @pytest.fixture
 def two_sided(monkeypatch: pytest.MonkeyPatch) -> None:
-    row = TaskKind(recipe=DistillRecipe, make=TwoSided, samples=open_pairs, faults=pair_faults)
-    monkeypatch.setitem(TASKS, "two-sided", row)
+    monkeypatch.setitem(TASKS, "two-sided", TWO_SIDED)
 
 
 @pytest.mark.usefixtures("two_sided")
