@@ -1,6 +1,6 @@
 """Portraits of the avatar collections that PyPI's ``dicebear-styles`` carries, drawn by ``dicebear-core`` (MIT).
 
-Each collection has its own artist and licence, written in its definition file; ``PORTRAITS`` has CC0 and CC BY ones only.
+Each collection has its own artist and licence, written in its definition file; ``PORTRAITS`` has CC0 and CC BY only.
 """
 
 from __future__ import annotations

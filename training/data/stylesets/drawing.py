@@ -97,8 +97,8 @@ def compose(drawing: Drawing, ground: Image.Image, rng: np.random.Generator) -> 
     left = round(side * (0.5 + rng.uniform(-0.1, 0.1)) - centre_x * figure.width)
     top = round(side * (0.48 + rng.uniform(-0.06, 0.06)) - frame.centre_y * figure.height)
     if frame.grounded:
-        drawn = figure.getbbox()  # a canvas may end below the bust
-        top = max(top, side - (drawn[3] if drawn else figure.height) + 1)
+        solid = figure.getchannel("A").point(lambda alpha: 255 * (alpha > 250)).getbbox()
+        top = max(top, side - (solid[3] if solid else figure.height))  # the canvas may end below the bust
     picture = ground.copy()
     picture.paste(figure, (left, top), figure)
     return picture

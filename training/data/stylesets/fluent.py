@@ -44,7 +44,7 @@ _POSES = _codes("1f46e 1f470 1f477 1f481 1f487 1f645 1f646 1f64b 1f64d 1f64e 1f9
 BUSTS = (
     *(f"{person}-{work}" for person in ("1f468", "1f469", "1f9d1") for work in _WORK),
     *(f"{pose}{gender}" for pose in _POSES for gender in ("", "-2640", "-2642")),
-    *_codes("1f472 1f478 1f47c 1f930 1f931 1f934 1f9d5 1fac3 1fac4 1fac5"),
+    *_codes("1f472 1f478 1f930 1f931 1f934 1f9d5 1fac3 1fac4 1fac5"),
 )
 #: Things of the package that may stand behind a person: trees, plants, houses, mountains, clouds, furniture, books.
 THINGS = _codes(
