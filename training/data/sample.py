@@ -489,11 +489,40 @@ def fetch(package: Package, downloads: Path) -> Path:
         unpacked = box / "unpacked"
         try:
             _unpack(archives[0], unpacked, package)
+            root.parent.mkdir(exist_ok=True)  # a scoped npm name has a folder of its own
             unpacked.rename(root)
         except (OSError, zipfile.BadZipFile, tarfile.TarError) as error:
             raise FileTroubleError(
                 f"cannot unpack {archives[0].name}: {error}; check the disk and fetch it again."
             ) from error
+    return root
+
+
+def install_modules(package: Package, downloads: Path) -> Path:
+    """Install an npm package with what it depends on, for node to run; a second call finds the first one's result.
+
+    No install script of any package is run.
+
+    Args:
+        package: what to install.
+        downloads: an existing folder of ours.
+
+    Returns:
+        The folder that holds ``node_modules``.
+
+    Raises:
+        MissingRuntimeError: npm is not installed, or did not deliver the package.
+    """
+    root = downloads / f"{package.name.replace('/', '-')}-modules"
+    if root.is_dir():
+        return root
+    with tempfile.TemporaryDirectory(dir=downloads) as scratch:
+        box = Path(scratch) / "box"
+        box.mkdir()
+        (box / "package.json").write_text('{"private": true}', encoding="utf-8")  # or npm looks in the folders above
+        command = [_tool("npm", package), "install", "--silent", "--ignore-scripts", "--no-audit", "--no-fund"]
+        _run([*command, str(package)], box, package)
+        box.rename(root)
     return root
 
 
