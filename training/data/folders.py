@@ -183,7 +183,8 @@ def open_coco(path: Path) -> PhotoFolder:
                 skipped.append(Skipped(path=path / name, reason=f"is named by {annotation.name} but is not there"))
             else:
                 annotated.setdefault(own[0], split)
-    files, left_out = [], []
+    files: list[Path] = []
+    left_out: list[Path] = []
     for file in found:
         by_folder = _folder_split(path, file)
         wanted = file in annotated or not named_splits or (by_folder is not None and by_folder not in named_splits)

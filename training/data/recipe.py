@@ -43,7 +43,7 @@ class UnpairedRecipe(SharedData):
         conditions: names of ``training.data.conditions.CONDITIONS``, drawn from the photo.
         segmentation: .tflite file for the conditions ``selfie`` and ``semantic``; ``None``: mediapipe's.
         batch: pairs of crops a step.
-        workers: loader processes; 0 loads in the training process.
+        workers: loader processes, for the first reading, too; 0 loads in the training process.
         cache: folder for the scaled pictures.
         cache_mb: most megabytes (10^6 bytes) of it that the photos, and that the pictures, may take; what does not fit
             is decoded whenever it is read.
