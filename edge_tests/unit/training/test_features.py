@@ -11,10 +11,12 @@ import torchvision
 from safetensors.torch import save_file
 
 from sdk.errors import UsageError
+from training.adversarial import ADVERSARIAL
 from training.config import LossRecipe
 from training.criterion import Criterion
 from training.features import FEATURE_LOSSES, Features, content, gram_l1, gram_matrix, gram_squared
 from training.losses import LOSSES, PRIORS, Perceptual, l1, total_variation
+from training.models.named import GENERATORS
 from training.representations import structure
 
 NONE = {"l1": 0.0, "gradient": 0.0, "ssim": 0.0}
@@ -174,3 +176,10 @@ def test_every_loss_of_the_tables_is_a_key_of_a_recipe_and_falls_when_followed(a
     assert {"identity", "perceptual", *names} == set(
         LossRecipe(**dict.fromkeys((*names, "identity", "perceptual"), 1.0)).weights()
     )
+
+
+def test_the_documentation_lists_every_loss() -> None:
+    text = (Path(__file__).parents[3] / "docs" / "losses.md").read_text()
+    names = {*LossRecipe(**dict.fromkeys((*LOSSES, *PRIORS, *FEATURE_LOSSES, "identity", "perceptual"), 1.0)).weights()}
+    names |= {*ADVERSARIAL, *GENERATORS}
+    assert [name for name in sorted(names) if f"| `{name}` |" not in text] == []

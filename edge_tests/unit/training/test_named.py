@@ -16,7 +16,7 @@ from torch import nn
 
 from sdk.errors import UsageError
 from training.checkpoint import CheckpointInfo, NamedCheckpoint, load_any_checkpoint, load_checkpoint, save_checkpoint
-from training.config import LossRecipe, Recipe, make_recipe
+from training.config import LossRecipe, Recipe, load_recipe, make_recipe
 from training.models import baselines
 from training.models.baselines import BASELINES, ResNet9, TransformNet
 from training.models.generator import Generator, GeneratorConfig, count_params
@@ -132,6 +132,12 @@ def test_a_recipe_of_a_named_generator_tells_all_its_mistakes(tiny_recipe: Make)
         make_recipe(values)
     for part in ("did you mean 'resnet-9'", "draws one style", "leave them out", "no encoder of timm's"):
         assert part in str(told.value)
+
+
+def test_the_shipped_recipe_of_the_plain_baseline_has_its_loss() -> None:
+    recipe = load_recipe(Path(__file__).parents[3] / "training" / "configs" / "plain-9x9.yaml")
+    assert recipe.architecture == "plain-9x9"
+    assert recipe.loss.weights() == dict(GENERATORS["plain-9x9"].loss)
 
 
 def test_the_plain_baselines_loss_is_half_content_and_half_gram(narrow: None, tiny_recipe: Make) -> None:
