@@ -77,7 +77,8 @@ def edges_added(photo: np.ndarray, cartoon: np.ndarray) -> float:
 def line_curvature(rgb: np.ndarray) -> float:
     """Mean absolute curvature of a picture's lines, 1/px: *line smoothness*, the lower the smoother.
 
-    At the pixels of ``edges`` at least 6 px from the border, with the luma L smoothed by a Gaussian of sigma 1.5 and its derivatives by 3 x 3 Sobel:
+    At the pixels of ``edges`` at least 6 px from the border, with the luma L smoothed by a Gaussian of sigma 1.5 and
+    its derivatives by 3 x 3 Sobel:
 
         kappa = (L_yy L_x^2 - 2 L_x L_y L_xy + L_xx L_y^2) / (L_x^2 + L_y^2)^(3/2)
 

@@ -225,8 +225,8 @@ def test_a_straight_line_is_smooth_and_a_ragged_one_is_not() -> None:
 
     slanted = line_curvature(bounded((columns - 48) * 0.8 + (rows - 48) * 0.6 + 0.5))
     ragged = line_curvature(bounded(columns - 48 + 3 * np.sin(rows * 0.9)))
-    assert slanted < 0.004
-    assert ragged > 20 * slanted
+    assert slanted < 0.007  # what 8-bit steps leave: a radius of more than 140 px
+    assert ragged > 0.1
     assert np.isnan(line_curvature(plain(90, 90, 90)))
 
 
