@@ -11,8 +11,8 @@ import numpy as np
 CANNY_LOW, CANNY_HIGH, CANNY_SIGMA = 50, 100, 1.0
 #: A cartoon's edge counts for a photo's edge within this distance, px.
 REACH = 2
-#: Scale of the derivatives that curvature is made of, px.
-CURVATURE_SIGMA = 1.5
+#: Scale of the derivatives that curvature is made of, and how far from the border they are taken (4 sigma), px.
+CURVATURE_SIGMA, CURVATURE_MARGIN = 1.5, 6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +77,8 @@ def edges_added(photo: np.ndarray, cartoon: np.ndarray) -> float:
 def line_curvature(rgb: np.ndarray) -> float:
     """Mean absolute curvature of a picture's lines, 1/px: *line smoothness*, the lower the smoother.
 
-    At the pixels of ``edges``, with the luma L smoothed by a Gaussian of sigma 1.5 and its derivatives by 3 x 3 Sobel:
+    At the pixels of ``edges`` at least 6 px from the border, with the luma L smoothed by a Gaussian of sigma 1.5 and
+    its derivatives by 3 x 3 Sobel:
 
         kappa = (L_yy L_x^2 - 2 L_x L_y L_xy + L_xx L_y^2) / (L_x^2 + L_y^2)^(3/2)
 
@@ -92,6 +93,10 @@ def line_curvature(rgb: np.ndarray) -> float:
         [0, 1]; NaN for a picture without edges.
     """
     found = edges(rgb)
+    # Beyond the border the picture is mirrored, which bends every line that meets it.
+    inner = np.zeros_like(found)
+    inner[CURVATURE_MARGIN:-CURVATURE_MARGIN, CURVATURE_MARGIN:-CURVATURE_MARGIN] = True
+    found &= inner
     if not found.any():
         return float("nan")
     smooth = cv2.GaussianBlur(luma(rgb).astype(np.float32), (0, 0), CURVATURE_SIGMA, borderType=cv2.BORDER_REFLECT_101)

@@ -67,7 +67,7 @@ class Fid:
 
     Args:
         weights: torch-fidelity's ``pt_inception-2015-12-05-6726825d.pth``; from the hub when ``None``.
-        features: another network (``N x 3 x H x W`` uint8 to ``N x D``) instead of Inception.
+        features: another network (``N x 3 x H x W`` in [0, 1] to ``N x D``) instead of Inception.
 
     Raises:
         UsageError: a file that is no state dict of that network.

@@ -17,7 +17,8 @@ from training.plots import write_plot
 HAND = Appearance(faces=4, detail=0.7, skin=5.0, worst_skin=9.0, darker_shift=3.0, lighter_shift=1.0)
 #: A smooth, a superpixel and a learned style that stand exactly at every bar.
 SMOOTH = StyleFigures(
-    style="comic", smooth=True, ssim=0.851, gap=0.70, psnr_db=25.1, lpips=0.199, fid=49.9, reference_chroma=20.0, network=HAND
+    style="comic", smooth=True, ssim=0.851, gap=0.70, psnr_db=25.1, lpips=0.199, fid=49.9, reference_chroma=20.0,
+    network=HAND,
 )  # fmt: skip
 PATCHY = StyleFigures(
     style="mosaic", smooth=False, stlpips=0.04, photo_stlpips=0.1, reference_chroma=20.0, network=HAND

@@ -84,17 +84,14 @@ class ColourMeans(nn.Module):
     num_features = 4
 
     def forward(self, batch: Tensor) -> Tensor:
-        means = batch.float().mean((2, 3)) / 255
-        return torch.cat([means, batch.float().std((1, 2, 3), keepdim=True).flatten(1) / 255], 1)
+        return torch.cat([batch.mean((2, 3)), batch.std((1, 2, 3), keepdim=True).flatten(1)], 1)
 
 
 def test_fid_is_the_frechet_distance_of_the_features() -> None:
     linalg = pytest.importorskip("scipy.linalg", reason="needs the extra dev")
     ours, theirs = pictures(12, 0), [(picture // 2 + 60).astype(np.uint8) for picture in pictures(9, 1)]
     network = ColourMeans()
-    a, b = (
-        torch.cat([network((tensor_of(p) * 255).byte()) for p in group]).double().numpy() for group in (ours, theirs)
-    )
+    a, b = (torch.cat([network(tensor_of(p)) for p in group]).double().numpy() for group in (ours, theirs))
     sigma, tau = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     root = linalg.sqrtm(sigma @ tau).real
     expected = float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(sigma + tau - 2 * root))
