@@ -18,10 +18,10 @@ from sdk.errors import MissingRuntimeError, UsageError
 from training.data import sample
 from training.data.sample import Client, Package, install_modules
 from training.data.stylesets import __main__ as command
-from training.data.stylesets import dicebear, facesjs, fluent, write
+from training.data.stylesets import avatars, facesjs, fluent, write
+from training.data.stylesets.avatars import LICENCES, PORTRAITS, licence_of
 from training.data.stylesets.backdrop import Manner, draw_backdrop
 from training.data.stylesets.catalogue import SETS, StyleSet
-from training.data.stylesets.dicebear import LICENCES, PORTRAITS, licence_of
 from training.data.stylesets.drawing import Drawing, Frame, compose
 from training.data.stylesets.palette import HAIR, SKIN, hair_colour, skin_tone, to_hex
 from training.data.stylesets.write import different, make_set
@@ -382,24 +382,24 @@ def test_a_collection_whose_licence_is_not_free_is_refused() -> None:
 @pytest.mark.parametrize("name", PORTRAITS)
 def test_a_collections_people_have_the_colours_asked_for_and_no_part_left_out(name: str) -> None:
     pytest.importorskip("dicebear_styles")
-    definition = dicebear.read_definition(name)
+    definition = avatars.read_definition(name)
     assert licence_of(definition, name) == SETS[name].licence
-    assert dicebear.author_of(definition) == SETS[name].author
+    assert avatars.author_of(definition) == SETS[name].author
     components = definition["components"]
     for part, variants in PORTRAITS[name].left_out.items():
         assert set(variants) < set(components[part]["variants"])  # a name that is misspelt would leave nothing out
-    drawn = list(dicebear.draw(PORTRAITS[name], definition, 12, np.random.default_rng(0)))
+    drawn = list(avatars.draw(PORTRAITS[name], definition, 12, np.random.default_rng(0)))
     assert sorted(one.skin for one in drawn) == sorted(skin_tone((index + 0.5) / 12) for index in range(12))
     assert all(one.skin in str(one.art) for one in drawn)
     assert sum(one.hair in str(one.art) for one in drawn) >= 4  # some are bald or wear a hat
-    again = dicebear.draw(PORTRAITS[name], definition, 12, np.random.default_rng(0))
+    again = avatars.draw(PORTRAITS[name], definition, 12, np.random.default_rng(0))
     assert [one.art for one in again] == [one.art for one in drawn]
 
 
 def test_a_collection_that_the_package_lacks_is_named() -> None:
     pytest.importorskip("dicebear_styles")
     with pytest.raises(UsageError, match="dicebear-styles has no collection nobody"):
-        dicebear.read_definition("nobody")
+        avatars.read_definition("nobody")
 
 
 def test_the_index_names_the_version_that_is_installed() -> None:

@@ -6,6 +6,6 @@ line, its shading and its texture, not its colours: skin and hair are spread eve
 framed like portraits, and stand before backdrops drawn in the same manner, lest the blank grounds of clip art become
 part of the style.
 
-``palette`` holds the colours, ``backdrop`` the grounds, ``drawing`` one framed figure, ``facesjs``, ``dicebear`` and
+``palette`` holds the colours, ``backdrop`` the grounds, ``drawing`` one framed figure, ``facesjs``, ``avatars`` and
 ``fluent`` the sources, ``catalogue`` the table of sets, ``write`` the folder.
 """

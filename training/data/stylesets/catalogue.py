@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from training.data.sample import Client, Package
-from training.data.stylesets import dicebear, facesjs, fluent
+from training.data.stylesets import avatars, facesjs, fluent
 from training.data.stylesets.backdrop import Manner, draw_backdrop
 from training.data.stylesets.drawing import Drawing, render_svg
 
@@ -54,10 +54,10 @@ def _drawn_ground(manner: Manner, root: Path, side: int, rng: np.random.Generato
     return render_svg(draw_backdrop(rng, manner), side).convert("RGB")
 
 
-def _dicebear(name: str, about: str, licence: str, author: str, manner: Manner) -> StyleSet:
+def _avatars(name: str, about: str, licence: str, author: str, manner: Manner) -> StyleSet:
     def draw(root: Path, count: int, rng: np.random.Generator) -> Iterator[Drawing]:
         del root
-        return dicebear.draw(dicebear.PORTRAITS[name], dicebear.read_definition(name), count, rng)
+        return avatars.draw(avatars.PORTRAITS[name], avatars.read_definition(name), count, rng)
 
     return StyleSet(
         name=name,
@@ -98,10 +98,10 @@ SETS: dict[str, StyleSet] = {
             draw=fluent.draw,
             ground=fluent.draw_ground,
         ),
-        _dicebear(
+        _avatars(
             "lorelei", "fine ink lines, one flat colour an area", "CC0-1.0", "Lisa Wischofsky", Manner(line=0.007)
         ),
-        _dicebear("open-peeps", "bold ink brush, flat colours", "CC0-1.0", "Pablo Stanley", Manner(line=0.01)),
-        _dicebear("toon-head", "flat colours with flat shadows, hardly a line", "CC-BY-4.0", "Johan Melin", Manner()),
+        _avatars("open-peeps", "bold ink brush, flat colours", "CC0-1.0", "Pablo Stanley", Manner(line=0.01)),
+        _avatars("toon-head", "flat colours with flat shadows, hardly a line", "CC-BY-4.0", "Johan Melin", Manner()),
     )
 }

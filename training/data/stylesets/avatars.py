@@ -63,7 +63,7 @@ PORTRAITS: dict[str, Portraits] = {
         cloth=("clothingColor",),
         options={"maskProbability": 0},
         left_out={
-            "expression": ("angryWithFang", "cyclops", "monster", "rage", "veryAngry"),
+            "expression": ("angryWithFang", "cyclops", "lovingGrin1", "lovingGrin2", "monster", "rage", "veryAngry"),
             "head": ("bear",),
             "accessories": ("eyepatch",),
         },
