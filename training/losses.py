@@ -24,6 +24,8 @@ from training.representations import surface, texture, texture_weights
 #: Window of SSIM (Wang et al. 2004): Gaussian, 11 pixels, sigma 1.5.
 SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
+#: Difference of neighbours, on a [0, 1] scale, at which a place counts as flat by a share of 1/e.
+_FLAT = 0.02
 
 
 def l1(output: Tensor, target: Tensor) -> Tensor:
@@ -66,6 +68,21 @@ def chroma(output: Tensor, target: Tensor) -> Tensor:
 def edge(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of Sobel magnitudes of luma: lines as strong as the target's, of whatever sign."""
     return (sobel(luma(output)) - sobel(luma(target))).abs().mean()
+
+
+def smoothness(output: Tensor, target: Tensor) -> Tensor:
+    """Edge-aware total variation: what changes in the picture where the target is flat.
+
+    Mean over neighbours of ``|d output| exp(-|d target| / 0.02)``, horizontal plus vertical, ``d target`` the mean over
+    its colours (after Godard et al. 2017, arXiv:1609.03677, eq. 4, for depth maps): marks on a wall cost, lines where
+    the photo has edges are free.
+    """
+    total = output.new_zeros(())
+    for axis in (2, 3):
+        length = output.shape[axis] - 1
+        made, given = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (output, target))
+        total = total + (made.abs() * torch.exp(-given.abs().mean(1, keepdim=True) / _FLAT)).mean()
+    return total
 
 
 def sobel(plane: Tensor) -> Tensor:
@@ -176,6 +193,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "lab": lab,
     "chroma": chroma,
     "edge": edge,
+    "smoothness": smoothness,
     "surface": surface_l1,
     "texture": texture_l1,
 }
