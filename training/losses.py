@@ -71,17 +71,18 @@ def edge(output: Tensor, target: Tensor) -> Tensor:
 
 
 def smoothness(output: Tensor, target: Tensor) -> Tensor:
-    """Edge-aware total variation: what changes in the picture where the target is flat.
+    """Marks that the picture has where the target is flat.
 
-    Mean over neighbours of ``|d output| exp(-|d target| / 0.02)``, horizontal plus vertical, ``d target`` the mean over
-    its colours (after Godard et al. 2017, arXiv:1609.03677, eq. 4, for depth maps): marks on a wall cost, lines where
-    the photo has edges are free.
+    Mean over neighbours of ``max(0, |d output| - |d target|) exp(-|d target| / 0.02)``, horizontal plus vertical, the
+    ``d target`` of the exponent a mean over the colours: an edge-aware total variation (Godard et al. 2017,
+    arXiv:1609.03677, eq. 4, for depth maps) that forgives what the target has too.
     """
     total = output.new_zeros(())
     for axis in (2, 3):
         length = output.shape[axis] - 1
         made, given = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (output, target))
-        total = total + (made.abs() * torch.exp(-given.abs().mean(1, keepdim=True) / _FLAT)).mean()
+        flat = torch.exp(-given.abs().mean(1, keepdim=True) / _FLAT)
+        total = total + (F.relu(made.abs() - given.abs()) * flat).mean()
     return total
 
 
