@@ -48,7 +48,7 @@ def test_ssim_is_that_of_the_sdk() -> None:
 def test_every_loss_is_0_for_equal_pictures_and_positive_otherwise(name: str) -> None:
     a, b = pictures(2, 32), pictures(2, 32, seed=1)
     assert float(LOSSES[name](a, a)) == pytest.approx(0.0, abs=1e-5)
-    assert float(LOSSES[name](a, b)) > 0.01
+    assert float(LOSSES[name](a, b)) > 5e-4
 
 
 def test_l1_gradient_and_colour_by_hand() -> None:
