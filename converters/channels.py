@@ -22,6 +22,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
+from training.models.attention import PixelAttention
 from training.models.generator import Generator, config_with_widths
 from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
 
@@ -92,8 +93,8 @@ def read_groups(generator: Generator, *, size: tuple[int, int] = (256, 256)) -> 
     those that read it, with the norms folded in. Each layer's norms are divided by their mean over the channels, so
     that each layer has one say; the says are averaged.
 
-    The three channels of the image, the twelve of the tail, the style rows, and the inner widths of a squeeze-excite or
-    an SFT, which follow from other settings, are no part of any group.
+    The three channels of the image, the twelve of the tail, the style rows, and the inner widths of a squeeze-excite,
+    an SFT or an attention, which follow from other settings, are no part of any group.
 
     Args:
         generator: in eval mode; it is not changed.
@@ -294,6 +295,8 @@ def _groups(graph: Any, network: Generator) -> Iterator[Any]:
     for module in network.modules():
         if isinstance(module, SpatialFeatureTransform):
             fixed += [layer for layer in module.trunk if isinstance(layer, nn.Conv2d)]
+        if isinstance(module, PixelAttention):
+            fixed += [module.value, module.gate]
         gate = getattr(module, "conv_reduce", None)  # timm's SqueezeExcite
         if isinstance(gate, nn.Conv2d):
             fixed.append(gate)

@@ -82,6 +82,36 @@ class Picture(nn.Module):
         return torch.clamp(F.pixel_shuffle(self.tail(image), 2), 0.0, 1.0)
 
 
+class Attentive(nn.Module):
+    """Pixel attention between two convolutions: a hard sigmoid, a product of two branches, a residual."""
+
+    def __init__(self) -> None:
+        from training.models.attention import PixelAttention
+
+        super().__init__()
+        self.before, self.attention, self.after = nn.Conv2d(3, 8, 1), PixelAttention(8, hidden=8), nn.Conv2d(8, 4, 1)
+        nn.init.normal_(self.attention.project.weight, 0.0, 0.2)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.after(self.attention(self.before(image)))
+
+
+class Transformed(nn.Module):
+    """An SFT: scales and shifts of every position, from another branch."""
+
+    def __init__(self) -> None:
+        from training.models.norm import SpatialFeatureTransform
+
+        super().__init__()
+        self.before, self.condition = nn.Conv2d(3, 8, 1), nn.Conv2d(3, 4, 1)
+        self.sft = SpatialFeatureTransform(8, 4, hidden=8)
+        for head in (self.sft.scale, self.sft.shift):
+            nn.init.normal_(head.weight, 0.0, 0.3)
+
+    def forward(self, image: Tensor) -> Tensor:
+        return self.sft(self.before(image), self.condition(image))
+
+
 #: Operator -> a module around it. Inputs lie in [0, 1]: a picture and, for ``style``, weights that sum to 1.
 OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "conv3x3_stride2": lambda: nn.Conv2d(3, 8, 3, stride=2, padding=1),
@@ -94,6 +124,8 @@ OPERATORS: dict[str, Callable[[], nn.Module]] = {
     "bilinear_x2": Upsample,
     "pixel_shuffle": Shuffle,
     "shuffle_and_clamp": Picture,
+    "pixel_attention": Attentive,
+    "sft": Transformed,
 }
 
 

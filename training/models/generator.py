@@ -26,6 +26,7 @@ from torch.nn import functional as F
 
 from sdk.errors import UsageError
 from sdk.spec import SIZE_MULTIPLE
+from training.models.attention import PixelAttention
 from training.models.backbone import Encoder
 from training.models.norm import ConditionalNorm2d, SpatialFeatureTransform, Statistics
 
@@ -68,6 +69,7 @@ class GeneratorConfig:
         tail_bias: values of its bias: 12, one for each colour of each of the 2 x 2 pixels it draws, or 3, one a colour;
             with kernel 1 and 3 values it is a transposed convolution in disguise, and ONNX Runtime runs it as one.
         statistics: of the conditional norms.
+        attention: adds pixel attention at stride 16 (``training.models.attention``).
         sft: adds a spatial feature transform at stride 4, conditioned on the encoder's stride-8 features.
         activation: of the encoder; the decoder has ReLU6.
         pruned: explicit widths; they overrule ``encoder_width``, ``stem`` and ``expansions``, which then only say what
@@ -88,15 +90,17 @@ class GeneratorConfig:
     tail_kernel: int = 3
     tail_bias: Literal[3, 12] = 12
     statistics: Statistics = Statistics.RUNNING
+    attention: bool = False
     sft: bool = False
     activation: str = "relu6"
     pruned: PrunedWidths | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain JSON types, for the checkpoint; ``pruned`` is there only when it says something."""
+        """Plain JSON types, for the checkpoint; ``attention`` and ``pruned`` are there only when they say something."""
         values: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(self)))
-        if self.pruned is None:
-            del values["pruned"]
+        for name in ("attention", "pruned"):  # younger than the first checkpoints
+            if not values[name]:
+                del values[name]
         return values
 
     @classmethod
@@ -288,6 +292,7 @@ class Generator(nn.Module):
             ]
         )
         self.stages = nn.ModuleList(_blocks(config, level) for level in (3, 2, 1, 0))
+        self.attention = PixelAttention(_outputs(config, 3)) if config.attention else None
         self.sft = SpatialFeatureTransform(w4, e8) if config.sft else None
         self.tail: nn.Conv2d = Tail(_outputs(config, 0), config.tail_kernel, bias=config.tail_bias)
         nn.init.constant_(self.tail.bias, 0.5)  # type: ignore[arg-type]  # mid-grey: the clamp's gradient is alive
@@ -307,6 +312,8 @@ class Generator(nn.Module):
                 x = self.sft(x, upsample(skips[2]))
             for block in blocks:  # type: ignore[attr-defined]  # a ModuleList of DecoderBlock
                 x = block(x, style)
+            if level == 0 and self.attention is not None:
+                x = self.attention(x)
         return F.pixel_shuffle(self.tail(x), 2)
 
     def forward(self, image: Tensor, style: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from converters.calibration import CalibrationSet, build_calibration
+from training.models.attention import PixelAttention
 from training.models.generator import Generator, GeneratorConfig
 from training.models.norm import ConditionalNorm2d, Statistics
 
@@ -29,6 +30,8 @@ def make_network(statistics: Statistics = Statistics.RUNNING, **options: object)
     spans = {"running_mean": (-0.25, 0.25), "running_var": (0.5, 1.5), "weight": (0.75, 1.25), "bias": (-0.25, 0.25)}
     spans |= {"gamma": (0.5, 1.5), "beta": (-0.5, 0.5)}
     for module in network.modules():
+        if isinstance(module, PixelAttention):  # it would be the identity
+            torch.nn.init.normal_(module.project.weight, 0.0, 0.2)
         if isinstance(module, torch.nn.BatchNorm2d | ConditionalNorm2d):
             for name, (low, high) in spans.items():
                 values = getattr(module, name, None)

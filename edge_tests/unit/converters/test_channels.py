@@ -34,6 +34,7 @@ NETWORKS: dict[str, dict[str, object]] = {
     "depthwise": {},
     "fused": {"fused": (True, True, False, False), "expansions": (1, 2, 2, 2), "depths": (2, 1, 1, 2)},
     "sft": {"sft": True},
+    "attention": {"attention": True},
     "instance": {"statistics": Statistics.INSTANCE},
     "squeeze-excite": {"encoder": "mobilenetv3_small_100", "activation": "hard_swish"},
     "large": {"encoder": "tf_mobilenetv3_large_minimal_100"},
@@ -49,7 +50,7 @@ def drawn(network: Generator, size: int = 32) -> torch.Tensor:
 
 
 def silence(network: Generator, group: ChannelGroup, indices: list[int]) -> None:
-    """Makes channels of a group exactly zero wherever they are written: every writer has a norm behind it."""
+    """Makes channels of a group exactly zero wherever they are written: a writer has a norm behind it, or a bias."""
     for name in group.layers:
         norm = network.get_submodule(name)
         if isinstance(norm, ConditionalNorm2d):
@@ -58,6 +59,9 @@ def silence(network: Generator, group: ChannelGroup, indices: list[int]) -> None
         elif isinstance(norm, nn.BatchNorm2d):
             norm.weight.data[indices] = 0
             norm.bias.data[indices] = 0
+        elif name == "attention.project":
+            norm.weight.data[indices] = 0  # type: ignore[union-attr]
+            norm.bias.data[indices] = 0  # type: ignore[union-attr]
 
 
 @pytest.mark.parametrize("kind", NETWORKS)

@@ -23,8 +23,15 @@ MIX = np.array([0.2, 0.5, 0.3], dtype=np.float32)
 @pytest.mark.parametrize("style", [None, MIX], ids=["multi", "baked"])
 @pytest.mark.parametrize(
     "options",
-    [{}, {"sft": True}, {"fused": (True, True, False, False)}, {"activation": "relu"}, {"depths": (2, 2, 2, 2)}],
-    ids=["plain", "sft", "fused", "relu", "deep"],
+    [
+        {},
+        {"sft": True},
+        {"attention": True},
+        {"fused": (True, True, False, False)},
+        {"activation": "relu"},
+        {"depths": (2, 2, 2, 2)},
+    ],
+    ids=["plain", "sft", "attention", "fused", "relu", "deep"],
 )
 def test_equalized_graph_draws_the_same_pictures(
     build_network: Callable[..., Generator],

@@ -41,11 +41,12 @@ def _count(module: nn.Module, *kinds: type[nn.Module]) -> int:
         {},
         {"encoder": "tf_mobilenetv3_large_minimal_100"},
         {"sft": True},
+        {"attention": True},
         {"fused": (True, True, False, False)},
         {"plain": (True, True, False, False), "conditional": (False, False, True, True)},
         {"conditional": (False,) * 4, "conditional_joins": (True, True, True), "tail_kernel": 1, "tail_bias": 3},
     ],
-    ids=["small", "large", "sft", "fused", "plain", "joins"],
+    ids=["small", "large", "sft", "attention", "fused", "plain", "joins"],
 )
 def test_graph_equals_the_network_before_the_clamp(
     build_network: Callable[..., Generator],

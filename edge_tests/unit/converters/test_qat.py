@@ -45,6 +45,7 @@ NETWORKS: dict[str, dict[str, object]] = {
         "tail_bias": 3,
     },
     "sft": {"sft": True, "fused": (True, False, False, False)},
+    "attention": {"attention": True},
 }
 
 

@@ -15,6 +15,7 @@ from torch import nn
 from sdk.errors import FileTroubleError, UsageError
 from training.checkpoint import PRETRAINED, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import load_recipe
+from training.models.attention import PixelAttention
 from training.models.backbone import ENCODERS, Encoder
 from training.models.generator import (
     Generator,
@@ -259,6 +260,46 @@ def test_a_spatial_feature_transform_starts_as_the_identity_and_learns() -> None
     assert transformed.sft is not None
     assert transformed.sft.scale.weight.grad is not None
     assert transformed.sft.scale.weight.grad.abs().sum() > 0
+
+
+def test_pixel_attention_starts_as_the_identity_learns_and_sees_one_position() -> None:
+    plain, attentive = Generator(SMALL), Generator(GeneratorConfig(**{**vars(SMALL), "attention": True}))
+    attentive.load_state_dict(plain.state_dict(), strict=False)
+    image, style = torch.rand(1, 3, 32, 32), torch.eye(2)[:1]
+    plain.eval()
+    attentive.eval()
+    assert torch.equal(plain(image, style), attentive(image, style))
+    attentive.raw(image, style).mean().backward()
+    assert attentive.attention is not None
+    assert attentive.attention.project.weight.grad is not None
+    assert attentive.attention.project.weight.grad.abs().sum() > 0
+    torch.nn.init.normal_(attentive.attention.project.weight)
+    x = torch.rand(1, SMALL.widths[3], 4, 4)
+    moved = x.clone()
+    moved[..., 1, 2] += 1.0
+    with torch.no_grad():
+        changed = (attentive.attention(moved) - attentive.attention(x)).abs().amax((0, 1)) > 1e-6
+    assert changed.nonzero().tolist() == [[1, 2]]
+
+
+def test_pixel_attention_is_value_times_hard_sigmoid_by_hand() -> None:
+    attention = PixelAttention(1, hidden=1)
+    for layer, weight, bias in ((attention.value, 2.0, 0.5), (attention.gate, 4.0, 3.0), (attention.project, 0.5, 0.1)):
+        torch.nn.init.constant_(layer.weight, weight)
+        torch.nn.init.constant_(layer.bias, bias)
+    x = torch.tensor([-1.0, 0.25, 2.0]).view(1, 1, 1, 3)
+    # Gate: ReLU6(4 x + 3) is 0, 4, 6; value: 2 x + 0.5 is -1.5, 1, 4.5.
+    want = torch.tensor([-1.0 + 0.1, 0.25 + 0.5 * 4 + 0.1, 2.0 + 0.5 * 27 + 0.1])
+    assert torch.allclose(attention(x).flatten(), want)
+
+
+def test_a_config_without_attention_says_nothing_of_it_and_loads_as_before() -> None:
+    described = SMALL.to_dict()
+    assert "attention" not in described
+    assert GeneratorConfig.from_dict(described) == SMALL
+    attentive = GeneratorConfig(**{**vars(SMALL), "attention": True})
+    assert attentive.to_dict()["attention"] is True
+    assert GeneratorConfig.from_dict(attentive.to_dict()) == attentive
 
 
 def test_a_pointwise_convolution_commutes_with_the_upsampling() -> None:
