@@ -161,6 +161,7 @@ class Task(pl.LightningModule):
         self._losses: dict[str, float] = {}
         self._line_batches = 0
         self._line_waited_s = 0.0
+        self._validation_started = 0.0
 
     def make_generator(self) -> Generator | NamedGenerator:
         """The network at the start of the run; leaves ``torch``'s generator seeded for what a task adds to it."""
@@ -397,6 +398,7 @@ class Task(pl.LightningModule):
     def on_validation_epoch_start(self) -> None:
         """Forgets the last pictures."""
         self.pictures = []
+        self._validation_started = time.monotonic()
 
     def show(self, tiles: Sequence[Tensor]) -> None:
         """Takes one row of pictures for the curves, each ``3 x H x W`` in [0, 1], while ``run.pictures`` are wanted."""
@@ -420,7 +422,7 @@ class Task(pl.LightningModule):
         self.report(
             f"val  step {self.steps_done}: {self.metric} {found.score:.4f}{' best' if better else ''} | {found.details}"
         )
-        self._line_time = time.monotonic()
+        self._line_time += time.monotonic() - self._validation_started  # no time of training
 
     def _curve(self, figures: Mapping[str, float]) -> None:
         """Points of the curves, by our own count of steps: Lightning counts each optimizer's."""

@@ -271,20 +271,28 @@ def test_the_log_and_the_curves_have_throughput_the_loaders_share_and_memory(tin
     assert (grid.width, grid.height) == (5 * 66 + 2, 66 + 2)  # a photo, two teachers and two pictures of 64 px
 
 
-def test_a_slow_loader_shows_in_its_share(tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_slow_loader_shows_in_its_share_and_a_validation_between_two_lines_does_not(
+    tiny_recipe: Make, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from training.data.pairs import PairDataset
 
-    get = PairDataset.__getitem__
+    get, check = PairDataset.__getitem__, DistillTask.validation_step
 
     def slow(self: PairDataset, number: int) -> Any:
-        time.sleep(0.15)
+        time.sleep(0.05)
         return get(self, number)
 
+    def slow_validation(self: DistillTask, batch: Any, batch_idx: int) -> None:
+        time.sleep(4.0)
+        check(self, batch, batch_idx)
+
     monkeypatch.setattr(PairDataset, "__getitem__", slow)
-    recipe = tiny_recipe(run__steps=4)
+    monkeypatch.setattr(DistillTask, "validation_step", slow_validation)
+    recipe = tiny_recipe(run__steps=8, run__validate_every=4, run__log_every=8)
     train(recipe, quiet=True)
-    shares = [float(line.split("loader ")[1].split("%")[0]) for line in log_of(recipe) if "loader " in line]
-    assert min(shares) > 50
+    (line,) = (line for line in log_of(recipe) if line.split()[1] == "step")
+    assert 50 < float(line.split("loader ")[1].split("%")[0]) < 100
+    assert 0.2 <= float(line.split(" s/step")[0].split()[-1]) < 0.6  # four samples of 0.05 s; 0.7 with the validation
 
 
 class FakeWandb(types.ModuleType):
