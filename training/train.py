@@ -40,6 +40,7 @@ from sdk.errors import MissingRuntimeError, ToonEdgeError, UsageError
 from sdk.files import disk_trouble, write_atomically
 from training.config import Anneal, Fault, Precision, Recipe, RunLogger, Strategy, load_recipe, mistakes
 from training.data.pairs import RunSampler
+from training.data.unpaired import stack
 from training.models.generator import count_params
 from training.models.named import network_macs
 from training.tasks import TASKS
@@ -251,6 +252,7 @@ def fit(
         batch_size=data.batch,
         sampler=RunSampler(recipe.validate_every * recipe.step_crops, **part),
         num_workers=data.workers,
+        collate_fn=stack,
         persistent_workers=data.workers > 0,
     )
     check_loader = TimedLoader(
