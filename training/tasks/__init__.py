@@ -12,14 +12,15 @@ from training.config import DistillRecipe
 from training.tasks.base import TaskKind
 from training.tasks.cyclegan import CycleGanTask, CycleRecipe
 from training.tasks.distill import DistillTask, open_pairs, pair_faults
-from training.tasks.gan import GanRecipe, GanTask, gan_faults, open_gan_data
-from training.tasks.personalize import PicturesRecipe, PicturesTask, TeacherRecipe, TeacherTask, pictures_faults
+from training.tasks.gan import GanRecipe, GanTask, gan_faults
+from training.tasks.personalize import PicturesRecipe, PicturesTask, TeacherRecipe, TeacherTask
+from training.tasks.unpaired import folder_faults, open_folders
 
 #: What the key ``task`` of a recipe chooses from.
 TASKS: dict[str, TaskKind[Any]] = {
     "distill": TaskKind(recipe=DistillRecipe, make=DistillTask, samples=open_pairs, faults=pair_faults),
-    "gan": TaskKind(recipe=GanRecipe, make=GanTask, samples=open_gan_data, faults=gan_faults),
-    "cyclegan": TaskKind(recipe=CycleRecipe, make=CycleGanTask, samples=open_gan_data, faults=gan_faults),
-    "personalize": TaskKind(recipe=PicturesRecipe, make=PicturesTask, samples=open_gan_data, faults=pictures_faults),
+    "gan": TaskKind(recipe=GanRecipe, make=GanTask, samples=open_folders, faults=gan_faults),
+    "cyclegan": TaskKind(recipe=CycleRecipe, make=CycleGanTask, samples=open_folders, faults=folder_faults),
+    "personalize": TaskKind(recipe=PicturesRecipe, make=PicturesTask, samples=open_folders, faults=folder_faults),
     "personalize-pairs": TaskKind(recipe=TeacherRecipe, make=TeacherTask, samples=open_pairs, faults=pair_faults),
 }

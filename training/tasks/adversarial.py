@@ -1,16 +1,9 @@
-"""What the adversarial tasks share: recipes of discriminators, one update of each side, and how a style is judged.
-
-Photos and pictures of the style do not belong together, so there is nothing to compare a result with, pixel by pixel.
-Validation therefore compares *sets*: KID on EfficientNet-Lite0 features (``training.metrics``) of the drawn photos to
-the style's pictures. Its score is the share of the photos' own distance that is gone, ``1 - KID(drawn) / KID(photos)``.
-"""
+"""What the adversarial tasks share: the keys of their losses and discriminators, and both sides of the game."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
-import numpy as np
 import torch
 from pydantic import Field
 from pydantic.dataclasses import dataclass
@@ -18,16 +11,11 @@ from torch import Tensor, nn
 
 from training.adversarial import ADVERSARIAL, AdversarialLoss, gradient_penalty, r1_penalty
 from training.config import STRICT_KEYS, Count, Fault, LossRecipe, Positive, Recipe, Share, Weight
-from training.metrics.features import EffLite0
-from training.metrics.kernel import polynomial_mmd
 from training.models.discriminator import Discriminator, DiscriminatorConfig, DiscriminatorNorm
 from training.representations import REPRESENTATIONS, texture, texture_weights
-from training.tasks.base import Judgement
 
 #: What a discriminator can be shown: the picture itself, or a representation of it.
 VIEWS = ("colour", *REPRESENTATIONS)
-#: Pictures of the style that a validation compares with.
-STYLE_PICTURES = 256
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -167,64 +155,6 @@ def _shown(view: str, picture: Tensor, weights: Tensor) -> Tensor:
     if view == "colour":
         return picture
     return texture(picture, weights) if view == "texture" else REPRESENTATIONS[view](picture)
-
-
-class SetJudge:
-    """KID-EffLite0 of drawn photos to a style's pictures, held against that of the photos.
-
-    Features of the style and of the photos are taken once.
-    """
-
-    def __init__(self) -> None:
-        self.network: EffLite0 | None = None
-        self._style: np.ndarray | None = None
-        self._photos: list[np.ndarray] = []
-        self._drawn: list[np.ndarray] = []
-        self._photo_kid: float | None = None
-
-    def learn_style(self, pictures: Callable[[], Sequence[Tensor]]) -> None:
-        """Takes the style's features the first time; ``pictures`` gives ``3 x H x W`` uint8 ones."""
-        if self._style is None:
-            self._style = np.concatenate([self._features(one[None].float() / 255.0) for one in pictures()])
-
-    def start(self) -> None:
-        """A new validation."""
-        self._drawn = []
-
-    def add(self, photo: Tensor, drawn: Tensor) -> None:
-        """Takes ``N x 3 x H x W`` photos and what was drawn of them, in [0, 1]."""
-        if self._photo_kid is None:
-            self._photos.append(self._features(photo))
-        self._drawn.append(self._features(drawn))
-
-    def judge(self, details: str = "") -> Judgement:
-        """The share of the photos' distance to the style that is gone; 1 is the style itself, 0 the photos."""
-        assert self._style is not None  # learn_style took it
-        if self._photo_kid is None:
-            self._photo_kid = polynomial_mmd(_everyones(self._photos), self._style)
-            self._photos = []
-        kid = polynomial_mmd(_everyones(self._drawn), self._style)
-        ratio = kid / max(self._photo_kid, 1e-9)
-        figures = {"val/kid": kid, "val/kid_ratio": ratio}
-        text = f"KID-EffLite0 {kid:.4f}, {ratio:.0%} of the photos' {self._photo_kid:.4f}"
-        return Judgement(score=1.0 - ratio, figures=figures, details=f"{text}{details}")
-
-    @torch.no_grad()
-    def _features(self, pictures: Tensor) -> np.ndarray:
-        if self.network is None:
-            self.network = EffLite0()
-        taken: np.ndarray = self.network(pictures.clamp(0, 1)).double().cpu().numpy()
-        return taken
-
-
-def _everyones(features: list[np.ndarray]) -> np.ndarray:
-    """The features of all processes that train together: a kernel distance is no sum over parts."""
-    own = np.concatenate(features)
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return own
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, own)
-    return np.concatenate(gathered)
 
 
 def ramp(recipe: Any, progress: float) -> float:

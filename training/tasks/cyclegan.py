@@ -21,8 +21,9 @@ from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.losses import identity, l1
-from training.tasks.adversarial import AdversarialLossRecipe, DiscriminatorRecipe, Judges, SetJudge, ramp, recipe_checks
-from training.tasks.base import Judgement, Report, Task, adam
+from training.tasks.adversarial import AdversarialLossRecipe, DiscriminatorRecipe, Judges, ramp, recipe_checks
+from training.tasks.base import Report, adam
+from training.tasks.unpaired import UnpairedTask
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -92,7 +93,7 @@ class PicturePool(nn.Module):
         return torch.stack(shown)
 
 
-class CycleGanTask(Task):
+class CycleGanTask(UnpairedTask):
     """Trains ``generator`` (photo to style) together with one that leads back.
 
     Args:
@@ -101,7 +102,6 @@ class CycleGanTask(Task):
 
     recipe: CycleRecipe
     learned = "trained as one half of a CycleGAN"
-    metric, metric_key = "KID gone", "val/kid_gone"
     picture_title = "val/photo, picture, and back"
 
     def __init__(self, recipe: CycleRecipe, report: Report | None = None) -> None:
@@ -116,7 +116,6 @@ class CycleGanTask(Task):
         self.photo_judges = Judges(recipe.discriminator, recipe.loss)
         self.pools = nn.ModuleList([PicturePool(recipe.loss.pool), PicturePool(recipe.loss.pool)])
         self.criterion = Criterion(recipe.loss)
-        self.sets = SetJudge()
 
     def configure_optimizers(self) -> Any:
         """Both generators', and all discriminators'."""
@@ -196,26 +195,6 @@ class CycleGanTask(Task):
             total = total + loss.identity * same
         return {"loss": total, **parts}
 
-    # ----------------------------------------------------------------------------------------------- validation
-
-    def on_validation_epoch_start(self) -> None:
-        """See ``Task``; the first one looks at the style's pictures."""
-        super().on_validation_epoch_start()
-        self.sets.start()
-        loader: Any = self.trainer.val_dataloaders
-        self.sets.learn_style(loader.dataset.style_pictures)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """``N x 3 x S x S`` photos, uint8."""
-        photo = self.picture(batch)
-        style = torch.ones(len(photo), 1, device=self.device)
-        with self.in_float32():
-            drawn = self.average(photo, style)
-            again = self.back(drawn, style)
-        self.sets.add(photo, drawn)
-        for row in zip(photo, drawn, again, strict=True):
-            self.show(row)
-
-    def judge(self) -> Judgement:
-        """See ``SetJudge``."""
-        return self.sets.judge()
+    def also_shown(self, photo: Tensor, drawn: Tensor) -> list[Tensor]:
+        """Where the drawn picture leads back to."""
+        return [self.back(drawn, torch.ones(len(drawn), 1, device=self.device))]

@@ -13,7 +13,6 @@ learned style's own low frequencies, ``loss.keep`` the network's other styles, o
 ``start_style`` gives the new style another style's row to begin with.
 """
 
-# ruff: noqa: ARG002  Lightning's hooks have fixed signatures
 from __future__ import annotations
 
 import copy
@@ -25,29 +24,25 @@ import torch
 from pydantic.dataclasses import dataclass
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.utils.data import Dataset
 
 from sdk.errors import UsageError, unknown_name
 from training.checkpoint import load_any_checkpoint
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
-from training.data.recipe import checks as unpaired_checks
-from training.data.unpaired import UnpairedData, UnpairedDataset, open_unpaired
 from training.models.generator import Generator
 from training.models.named import NamedGenerator
 from training.models.norm import ConditionalNorm2d
 from training.statistics import StyleStatistics
 from training.tasks.adversarial import (
-    STYLE_PICTURES,
     AdversarialLossRecipe,
     DiscriminatorRecipe,
     Judges,
-    SetJudge,
     ramp,
     recipe_checks,
 )
-from training.tasks.base import Judgement, Report, Samples, Task, adam
+from training.tasks.base import Report, adam
+from training.tasks.unpaired import UnpairedTask, folder_faults, learn_statistics
 
 #: Side of the means that ``loss.anchor`` compares, px.
 _ANCHOR_POOL = 4
@@ -114,7 +109,7 @@ class GanRecipe(Recipe):
         return faults
 
 
-class GanTask(Task):
+class GanTask(UnpairedTask):
     """Trains ``generator`` on batches of ``training.data.unpaired.UnpairedDataset``.
 
     Args:
@@ -123,8 +118,6 @@ class GanTask(Task):
 
     recipe: GanRecipe
     learned = "trained against discriminators"
-    metric, metric_key = "KID gone", "val/kid_gone"
-    picture_title = "val/photo and picture"
 
     def __init__(self, recipe: GanRecipe, report: Report | None = None) -> None:
         super().__init__(recipe, report)
@@ -134,7 +127,6 @@ class GanTask(Task):
         held = recipe.loss.anchor or recipe.loss.keep
         self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
         self.statistics = StyleStatistics() if recipe.loss.statistics else None
-        self.sets = SetJudge()
 
     def on_train_start(self) -> None:
         """See ``Task``; learns the statistics of the style's pictures, in crops as they will be seen."""
@@ -149,6 +141,11 @@ class GanTask(Task):
         if recipe.run.init is not None:
             place_rows(generator, recipe)
         return generator
+
+    @property
+    def learned_style(self) -> int:
+        """See ``UnpairedTask``."""
+        return self.recipe.row
 
     def configure_optimizers(self) -> Any:
         """The generator's and the discriminators'."""
@@ -235,87 +232,16 @@ class GanTask(Task):
             before = self.start.raw(photo, weights)
         return (self.draw(photo, weights).float() - before).abs().mean()
 
-    # ----------------------------------------------------------------------------------------------- validation
 
-    def on_validation_epoch_start(self) -> None:
-        """See ``Task``; the first one looks at the style's pictures."""
-        super().on_validation_epoch_start()
-        self.sets.start()
-        self.sets.learn_style(self._style_pictures)
-
-    def _style_pictures(self) -> list[Tensor]:
-        loader: Any = self.trainer.val_dataloaders
-        pictures: list[Tensor] = loader.dataset.style_pictures()
-        return pictures
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """``N x 3 x S x S`` photos, uint8."""
-        photo = self.picture(batch)
-        with self.in_float32():
-            drawn = self.average(photo, self.weights_of(self.recipe.row, len(photo)))
-        self.sets.add(photo, drawn)
-        for pair in zip(photo, drawn, strict=True):
-            self.show(pair)
-
-    def judge(self) -> Judgement:
-        """See ``SetJudge``."""
-        return self.sets.judge()
-
-
-class HeldOutPhotos(Dataset[Tensor]):
-    """Photos for validation, ``3 x S x S`` uint8 each, and the pictures that their drawings are held against.
-
-    Args:
-        data: of a recipe. Without a validation split its training photos are drawn, cut in the middle.
-        most: photos at most, evenly taken.
-    """
-
-    def __init__(self, data: UnpairedData, *, most: int = 64) -> None:
-        self.data: UnpairedDataset = data.train if data.val is None else data.val
-        count = len(self.data)
-        self.numbers = [round(place) for place in torch.linspace(0, count - 1, min(most, count)).tolist()]
-
-    def __len__(self) -> int:
-        return len(self.numbers)
-
-    def __getitem__(self, place: int) -> Tensor:
-        return self.data[self.numbers[place]][0]
-
-    def style_pictures(self) -> list[Tensor]:
-        """At most ``STYLE_PICTURES`` of the style, each ``3 x H x W`` uint8, whole."""
-        store = self.data.pictures
-        places = torch.linspace(0, len(store) - 1, min(STYLE_PICTURES, len(store))).round().int().tolist()
-        return [torch.from_numpy(store.read(place).transpose(2, 0, 1).copy()) for place in places]
-
-
-def open_gan_data(recipe: Any) -> Samples:
-    """The folders of a recipe with ``data: UnpairedRecipe``.
-
-    Raises:
-        UsageError: folders that are missing, empty or unreadable.
-    """
-    data = open_unpaired(recipe.data, seed=recipe.run.seed)
-    return Samples(training=data.train, validation=HeldOutPhotos(data), notes=data.notes)
-
-
-def gan_faults(recipe: Any) -> list[Fault]:
+def gan_faults(recipe: GanRecipe) -> list[Fault]:
     """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
-    keys = ("data.photos", "data.pictures", "data.crop", "data.resize")
-    faults = [Fault(text, keys) for text in unpaired_checks(recipe.data)]
-    if recipe.run.init is not None and isinstance(recipe, GanRecipe):
+    faults = folder_faults(recipe)
+    if recipe.run.init is not None:
         try:
             check_rows(recipe)
         except UsageError as error:
             faults.append(Fault(f"run.init: {error}", ("run.init", "start_style")))
     return faults
-
-
-def learn_statistics(statistics: StyleStatistics, trainer: Any, *, crops: int = 240) -> None:
-    """Shows the style's crops of a run's first samples, four at a time."""
-    loader: Any = trainer.train_dataloader
-    data = loader.dataset
-    shown = [torch.stack([data[number + i][1] for i in range(4)]).float() / 255.0 for number in range(0, crops, 4)]
-    statistics.learn(shown)
 
 
 def check_rows(recipe: GanRecipe) -> dict[int, int]:

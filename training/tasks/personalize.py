@@ -32,14 +32,12 @@ from training.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
 from training.config import STRICT_KEYS, DataRecipe, DistillRecipe, Fault, LossRecipe, OptimizerRecipe, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
-from training.data.recipe import checks as unpaired_checks
 from training.models.generator import Generator, GeneratorConfig
 from training.models.norm import ConditionalNorm2d
 from training.statistics import StyleStatistics
-from training.tasks.adversarial import SetJudge
-from training.tasks.base import Judgement, Report, Task, hold_statistics
+from training.tasks.base import Report, Task, hold_statistics
 from training.tasks.distill import DistillTask
-from training.tasks.gan import learn_statistics
+from training.tasks.unpaired import UnpairedTask, learn_statistics
 
 #: Side of the means that ``loss.anchor`` compares, px.
 _ANCHOR_POOL = 4
@@ -226,7 +224,7 @@ class NewRows(Task):
         super().save(name)
 
 
-class PicturesTask(NewRows):
+class PicturesTask(NewRows, UnpairedTask):
     """Learns a row from pictures.
 
     Args:
@@ -235,14 +233,11 @@ class PicturesTask(NewRows):
 
     recipe: PicturesRecipe
     learned = "its new style learned from pictures, in rows of a frozen network,"
-    metric, metric_key = "KID gone", "val/kid_gone"
-    picture_title = "val/photo and picture"
 
     def __init__(self, recipe: PicturesRecipe, report: Report | None = None) -> None:
         super().__init__(recipe, report)
         self.criterion = Criterion(recipe.loss)
         self.statistics = StyleStatistics() if recipe.loss.statistics else None
-        self.sets = SetJudge()
 
     def kept(self) -> dict[str, Any]:
         """The moving means of the statistics."""
@@ -295,28 +290,6 @@ class PicturesTask(NewRows):
         """How far the picture's 4 x 4 means are from those it had when the run began."""
         return (F.avg_pool2d(drawn, _ANCHOR_POOL) - F.avg_pool2d(self._before(photo), _ANCHOR_POOL)).abs().mean()
 
-    # ----------------------------------------------------------------------------------------------- validation
-
-    def on_validation_epoch_start(self) -> None:
-        """See ``Task``; the first one looks at the style's pictures."""
-        super().on_validation_epoch_start()
-        self.sets.start()
-        loader: Any = self.trainer.val_dataloaders
-        self.sets.learn_style(loader.dataset.style_pictures)
-
-    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
-        """``N x 3 x S x S`` photos, uint8."""
-        photo = self.picture(batch)
-        with self.in_float32():
-            drawn = self.average(photo, self.weights_of(0, len(photo)))
-        self.sets.add(photo, drawn)
-        for pair in zip(photo, drawn, strict=True):
-            self.show(pair)
-
-    def judge(self) -> Judgement:
-        """See ``SetJudge``."""
-        return self.sets.judge()
-
 
 class TeacherTask(NewRows, DistillTask):
     """Learns rows from pairs that a teacher drew."""
@@ -339,9 +312,3 @@ def changed_tensors(generator: Generator, parent: Generator) -> list[str]:
         for name, value in given.items()
         if name not in own or not torch.equal(own[name][: len(value)] if value.ndim else own[name], value)
     ]
-
-
-def pictures_faults(recipe: PicturesRecipe) -> list[Fault]:
-    """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
-    keys = ("data.photos", "data.pictures", "data.crop", "data.resize")
-    return [Fault(text, keys) for text in unpaired_checks(recipe.data)]

@@ -16,8 +16,9 @@ from sdk.errors import UsageError
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import make_recipe
 from training.models.generator import Generator, GeneratorConfig
-from training.tasks.adversarial import SetJudge, ramp
+from training.tasks.adversarial import ramp
 from training.tasks.gan import GanTask
+from training.tasks.unpaired import SetJudge
 from training.train import train
 
 TINY = {
