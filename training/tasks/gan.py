@@ -127,6 +127,7 @@ class GanTask(UnpairedTask):
         held = recipe.loss.anchor or recipe.loss.keep
         self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
         self.statistics = StyleStatistics() if recipe.loss.statistics else None
+        self._generator_parts: dict[str, Tensor] = {"loss": torch.zeros(())}
 
     def on_train_start(self) -> None:
         """See ``Task``; learns the statistics of the style's pictures, in crops as they will be seen."""
@@ -200,9 +201,9 @@ class GanTask(UnpairedTask):
                 found["loss"] = found["loss"] + self.recipe.loss.keep * found["keep"]
             self.descend(0, found["loss"], batch_idx)
             self.untoggle_optimizer(generator)
-            self._last = {name: part.detach() for name, part in found.items()}
+            self._generator_parts = {name: part.detach() for name, part in found.items()}
         # Lines of the log are means over batches: one without an update of the generator repeats the last.
-        self.tally({**getattr(self, "_last", {"loss": parts["discriminator"].new_zeros(())}), **parts})
+        self.tally({**self._generator_parts, **parts})
 
     def _generator_losses(self, output: Tensor, photo: Tensor, real: Tensor, style: Tensor) -> dict[str, Tensor]:
         """``loss``, and what it is the weighted sum of, but ``keep``."""
