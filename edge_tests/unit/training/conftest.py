@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from training.checkpoint import load_checkpoint
 from training.config import Recipe, make_recipe
 
 #: The made teachers: the negative, and the photo with its red channel alone.
@@ -82,3 +83,18 @@ def tiny_recipe(made_pairs: Path, tmp_path: Path) -> Callable[..., Recipe]:
         return make_recipe(values)
 
     return make
+
+
+@pytest.fixture
+def exports(tmp_path: Path) -> Callable[[Path], float]:
+    """``exports(checkpoint)``: largest difference of its exported reference to its network; skips without the extra."""
+    pytest.importorskip("onnxruntime", reason="needs the extra export")
+    from converters.to_onnx import REFERENCE, prove_reference, write_reference
+
+    def difference(path: Path) -> float:
+        made = load_checkpoint(path)
+        write_reference(made, tmp_path)
+        photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
+        return prove_reference(tmp_path / REFERENCE, made, [photo])
+
+    return difference

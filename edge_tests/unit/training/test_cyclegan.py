@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -43,16 +44,10 @@ def values(tmp_path: Path) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def test_what_a_run_saves_exports_and_passes_parity(values: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra export")
-    from converters.to_onnx import prove_reference, write_reference
-
+def test_what_a_run_saves_exports_and_passes_parity(values: dict[str, Any], exports: Callable[[Path], float]) -> None:
     recipe = make_recipe(values | {"run": values["run"] | {"steps": 2, "validate_every": 2}})
     train(recipe, quiet=True)
-    made = load_checkpoint(recipe.folder / "last.safetensors")
-    write_reference(made, tmp_path)
-    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    assert prove_reference(tmp_path / "reference.onnx", made, [photo]) <= 1e-5
+    assert exports(recipe.folder / "last.safetensors") <= 1e-5
 
 
 def test_a_run_saves_the_generator_of_the_style_and_reports_every_part(values: dict[str, Any]) -> None:

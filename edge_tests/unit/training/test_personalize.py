@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -132,16 +133,10 @@ def test_a_checkpoint_with_a_changed_style_is_not_written(values: dict[str, Any]
     assert changed_tensors(task.generator, recipe.parent.generator) == []
 
 
-def test_the_result_exports_and_passes_parity(values: dict[str, Any], tmp_path: Path) -> None:
-    pytest.importorskip("onnxruntime", reason="needs the extra export")
-    from converters.to_onnx import prove_reference, write_reference
-
+def test_the_result_exports_and_passes_parity(values: dict[str, Any], exports: Callable[[Path], float]) -> None:
     recipe = make_recipe(values | {"run": values["run"] | {"steps": 2, "validate_every": 2}})
     train(recipe, quiet=True)
-    made = load_checkpoint(recipe.folder / "last.safetensors")
-    write_reference(made, tmp_path)
-    photo = np.random.default_rng(0).integers(0, 256, (32, 48, 3), dtype=np.uint8)
-    assert prove_reference(tmp_path / "reference.onnx", made, [photo]) <= 1e-5
+    assert exports(recipe.folder / "last.safetensors") <= 1e-5
 
 
 def test_everything_that_is_wrong_comes_at_once(values: dict[str, Any], tmp_path: Path) -> None:
