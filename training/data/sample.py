@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import typer
@@ -624,11 +624,16 @@ def write_content(
                 height=image.height,
             )
         )
-    with (out / "content.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(ContentRow))
-        writer.writerows(astuple(row) for row in rows)
+    write_rows(out / "content.csv", ContentRow, rows)
     return rows
+
+
+def write_rows(path: Path, kind: type[Any], rows: Sequence[Any]) -> None:
+    """Writes dataclasses of one ``kind`` as CSV, with the names of their fields in the first line."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(kind))
+        writer.writerows(astuple(row) for row in rows)
 
 
 def _file_stem(picture: Picture) -> str:

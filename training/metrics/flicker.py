@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
+
+from training import temporal
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,13 +47,9 @@ def warp(pictures: Tensor, motion: Motion) -> Tensor:
     """
     if motion.right == 0 and motion.down == 0 and motion.zoom == 1:
         return pictures
-    height, width = pictures.shape[-2:]
-    # affine_grid's coordinates run from -1 to 1 across the picture, so a pixel is 2 / side of them.
-    across, down = -2 * motion.right / width / motion.zoom, -2 * motion.down / height / motion.zoom
-    rows = [[1 / motion.zoom, 0.0, across], [0.0, 1 / motion.zoom, down]]
-    theta = torch.tensor([rows], dtype=pictures.dtype, device=pictures.device).expand(len(pictures), -1, -1)
-    grid = F.affine_grid(theta, list(pictures.shape), align_corners=False)
-    return F.grid_sample(pictures, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    shift = pictures.new_tensor([motion.right, motion.down]).expand(len(pictures), 2)
+    moved, _ = temporal.Motion(shift=shift, zoom=pictures.new_full((len(pictures),), motion.zoom)).warp(pictures)
+    return moved
 
 
 def next_frame(frame: Tensor, motion: Motion, *, seed: int = 0) -> Tensor:

@@ -42,10 +42,7 @@ from training.tasks.adversarial import (
     recipe_checks,
 )
 from training.tasks.base import Report, adam
-from training.tasks.unpaired import UnpairedTask, folder_faults, learn_statistics
-
-#: Side of the means that ``loss.anchor`` compares, px.
-_ANCHOR_POOL = 4
+from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults, learn_statistics
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -216,7 +213,7 @@ class GanTask(UnpairedTask):
         if self.start is not None and self.recipe.loss.anchor:
             with torch.no_grad():
                 before = self.start(photo, style)
-            parts["anchor"] = (F.avg_pool2d(output, _ANCHOR_POOL) - F.avg_pool2d(before, _ANCHOR_POOL)).abs().mean()
+            parts["anchor"] = anchor_distance(output, before)
             total = total + self.recipe.loss.anchor * parts["anchor"]
         if self.statistics is not None:
             parts["statistics"] = self.statistics(output)

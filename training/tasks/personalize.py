@@ -37,10 +37,7 @@ from training.models.norm import ConditionalNorm2d
 from training.statistics import StyleStatistics
 from training.tasks.base import Report, Task, hold_statistics
 from training.tasks.distill import DistillTask
-from training.tasks.unpaired import UnpairedTask, learn_statistics
-
-#: Side of the means that ``loss.anchor`` compares, px.
-_ANCHOR_POOL = 4
+from training.tasks.unpaired import UnpairedTask, anchor_distance, learn_statistics
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -269,7 +266,7 @@ class PicturesTask(NewRows, UnpairedTask):
                 parts["statistics"] = self.statistics(drawn)
                 total = total + loss.statistics * parts["statistics"]
             if loss.anchor:
-                parts["anchor"] = self._moved(photo, drawn)
+                parts["anchor"] = anchor_distance(drawn, self._before(photo))
                 total = total + loss.anchor * parts["anchor"]
         if moving is not None:
             parts["temporal"] = moving
@@ -285,10 +282,6 @@ class PicturesTask(NewRows, UnpairedTask):
         if self.recipe.start_style is not None:
             weights = F.one_hot(torch.tensor([known.index(self.recipe.start_style)]), len(known)).float()
         return parent.raw(photo, weights.expand(len(photo), -1))
-
-    def _moved(self, photo: Tensor, drawn: Tensor) -> Tensor:
-        """How far the picture's 4 x 4 means are from those it had when the run began."""
-        return (F.avg_pool2d(drawn, _ANCHOR_POOL) - F.avg_pool2d(self._before(photo), _ANCHOR_POOL)).abs().mean()
 
 
 class TeacherTask(NewRows, DistillTask):

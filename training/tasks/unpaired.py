@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 from torch.utils.data import Dataset
 
 from training.config import Fault
@@ -24,6 +25,8 @@ from training.metrics.kernel import polynomial_mmd
 from training.statistics import StyleStatistics
 from training.tasks.base import Judgement, Report, Samples, Task
 
+#: Side of the means that ``anchor_distance`` compares, px.
+_ANCHOR_POOL = 4
 #: Pictures of the style that a validation compares with.
 STYLE_PICTURES = 256
 
@@ -165,6 +168,11 @@ def open_folders(recipe: Any) -> Samples:
     """
     data = open_unpaired(recipe.data, seed=recipe.run.seed)
     return Samples(training=data.train, validation=HeldOutPhotos(data), notes=data.notes)
+
+
+def anchor_distance(output: Tensor, before: Tensor) -> Tensor:
+    """Mean absolute difference of the 4 x 4 means of two pictures, ``N x 3 x H x W``: ``loss.anchor``."""
+    return (F.avg_pool2d(output, _ANCHOR_POOL) - F.avg_pool2d(before, _ANCHOR_POOL)).abs().mean()
 
 
 def folder_faults(recipe: Any) -> list[Fault]:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import csv
 import tempfile
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from rich.progress import Progress
 
 from sdk.errors import FileTroubleError, ToonEdgeError, UsageError
-from training.data.sample import fetch, install_modules, is_near_duplicate
+from training.data.sample import fetch, install_modules, is_near_duplicate, write_rows
 from training.data.stylesets.catalogue import StyleSet
 from training.data.stylesets.drawing import Drawing, compose, fingerprint
 
@@ -125,8 +124,5 @@ def _write(style_set: StyleSet, root: Path, folder: Path, count: int, seed: int)
                     hair=drawing.hair,
                 )
             )
-    with (folder / "index.csv").open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(IndexRow))
-        writer.writerows(astuple(row) for row in rows)
+    write_rows(folder / "index.csv", IndexRow, rows)
     return rows
