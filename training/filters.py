@@ -118,6 +118,17 @@ def _vivid(colour: Planes, gain: float, limit: float, skin_gain: float) -> tuple
     return a * scale, b * scale
 
 
+def _hold_skin(tone: Plane, lightness: Plane, a: Plane, b: Plane, share: float) -> Plane:
+    """Brings a style's lightness back to the photo's, by ``share``, where a colour could be skin.
+
+    What comes back is the mean around a place (sigma 6 working-size pixels): bands and lines of the style stay. A
+    style that lightens or darkens a scene so leaves people the skin they have.
+    """
+    # Grey has no hue: what its noise looks like is no skin.
+    skin = _blur(_skin(a, b) * _ramp(np.hypot(a, b), 6.0, 14.0), 2.0)
+    return tone + share * skin * _blur(skin * (lightness - tone), 6.0) / (_blur(skin, 6.0) + np.float32(0.05))
+
+
 def _sectors(x: NDArray[np.float32], radius: float, sharpness: float = 4.0) -> NDArray[np.float32]:
     """Soft eight-sector Kuwahara filter: paint patches with crisp borders. ``x`` is H x W x 3 float32.
 
@@ -263,7 +274,7 @@ def _comic(layers: Layers) -> Image8:
     relief = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
     tone = _quantize(lightness + 0.45 * relief, 6, 5.0)
     tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.08, 0.35)
-    rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.22))
+    rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.12))
     ink = np.maximum(layers.fine_ink(0.007, 0.018), layers.bold_ink(0.024, 0.026))
     return _to_rgb8(rgb * (1.0 - 0.97 * ink)[..., None])
 
@@ -276,8 +287,9 @@ def _anime(layers: Layers) -> Image8:
     tone = tone + 0.05 * np.tanh((lightness - 0.5) / 0.06) * (1.0 - np.abs(2.0 * lightness - 1.0))
     glow = _blur(_ramp(tone, 0.6, 1.0), 4.0)
     tone = 1.0 - (1.0 - tone) * (1.0 - 0.30 * glow)
+    tone = _hold_skin(tone, lightness, a, b, 0.75)
     cool = (1.0 - _ramp(lightness, 0.1, 0.65)) * (1.0 - 0.85 * _skin(a, b)) * 12.0 / (12.0 + np.hypot(a, b))
-    a, b = _vivid((lightness, a, b), 1.65, 84.0, 1.2)
+    a, b = _vivid((lightness, a, b), 1.65, 84.0, 1.1)
     rgb = _lab_to_rgb(tone, a + 5.0 * cool, b - 18.0 * cool)
     ink = layers.fine_ink(0.010, 0.030)[..., None]
     # A power darkens and saturates: the line takes a deep tint of what it borders on.
@@ -290,10 +302,11 @@ def _cel(layers: Layers) -> Image8:
     for edge, height in ((0.18, 0.26), (0.43, 0.30), (0.70, 0.28)):
         tone = tone + 0.80 * height / 0.84 * 0.5 * (1.0 + np.tanh((lightness - edge) / 0.035))
     tone = (0.02 + 0.96 * tone) * layers.dodge**0.4
-    warm = _ramp(tone, 0.3, 0.9) - 0.5
+    tone = _hold_skin(tone, lightness, a, b, 0.7)
+    warm = (_ramp(tone, 0.3, 0.9) - 0.5) * (1.0 - 0.7 * _skin(a, b))
     chroma = np.hypot(a, b)
     coloured = chroma / (chroma + 10.0)
-    a, b = _vivid((lightness, a, b), 1.9, 92.0, 1.3)
+    a, b = _vivid((lightness, a, b), 1.9, 92.0, 1.12)
     rgb = _lab_to_rgb(tone, a + 4.0 * warm * coloured, b + 15.0 * warm * (0.15 + 0.85 * coloured))
     return _to_rgb8(rgb * (1.0 - layers.bold_ink(0.017, 0.022))[..., None])
 
@@ -309,6 +322,7 @@ def _watercolor(layers: Layers) -> Image8:
     a, b = _blur(a, 1.5), _blur(b, 1.5)  # colour bleeds over the drawing
     tone = np.sqrt(lightness * lightness + 0.33**2) + 0.19 * _ramp(lightness, 0.40, 0.85)
     tone = 1.0 - np.log1p(np.exp((0.985 - tone) * 30.0)) / 30.0  # paper white, reached softly
+    tone = _hold_skin(tone, lightness, a, b, 0.75)
     gx = cv2.Sobel(lightness, cv2.CV_32F, 1, 0, ksize=3, scale=1 / 8, borderType=_BORDER)
     gy = cv2.Sobel(lightness, cv2.CV_32F, 0, 1, ksize=3, scale=1 / 8, borderType=_BORDER)
     rim = np.tanh(_blur(np.hypot(gx, gy), 0.9) / 0.06)
