@@ -26,6 +26,8 @@ SSIM_WINDOW, SSIM_SIGMA = 11, 1.5
 _C1, _C2 = 0.01**2, 0.03**2
 #: Difference of neighbours, on a [0, 1] scale, at which a place counts as flat by a share of 1/e.
 _FLAT = 0.02
+#: Difference of neighbouring 2 x 2 means of luma from which on a contour counts, and that at which it does in full.
+_FAINT, _STRONG = 0.04, 0.12
 
 
 def l1(output: Tensor, target: Tensor) -> Tensor:
@@ -83,6 +85,23 @@ def smoothness(output: Tensor, target: Tensor) -> Tensor:
         made, given = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (output, target))
         flat = torch.exp(-given.abs().mean(1, keepdim=True) / _FLAT)
         total = total + (F.relu(made.abs() - given.abs()) * flat).mean()
+    return total
+
+
+def contours(output: Tensor, target: Tensor) -> Tensor:
+    """Contours of the target that are missing or weaker; what the picture adds is free.
+
+    Of neighbouring 2 x 2 means of luma, horizontally and vertically: where the target's differ by ``d``, the picture's
+    must differ by at least as much in the same direction. ``mean clamp((|d target| - 0.04) / 0.08) max(0, |d target| -
+    sign(d target) d output)``, the first factor held to [0, 1], horizontal plus vertical.
+    """
+    made, given = (F.avg_pool2d(luma(x), 2) for x in (output, target))
+    total = output.new_zeros(())
+    for axis in (2, 3):
+        length = made.shape[axis] - 1
+        have, want = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (made, given))
+        strong = ((want.abs() - _FAINT) / (_STRONG - _FAINT)).clamp(0, 1)
+        total = total + (strong * F.relu(want.abs() - have * want.sign())).mean()
     return total
 
 
@@ -195,6 +214,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "chroma": chroma,
     "edge": edge,
     "smoothness": smoothness,
+    "contours": contours,
     "surface": surface_l1,
     "texture": texture_l1,
 }

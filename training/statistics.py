@@ -31,13 +31,16 @@ _FLOOR = 0.05
 class StyleStatistics(nn.Module):
     """The loss; ``learn`` the set first.
 
+    Args:
+        network: whose features are compared; ``None`` makes one.
+
     Raises:
         MissingRuntimeError: when the package with the network's weights is not installed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, network: EffLite0 | None = None) -> None:
         super().__init__()
-        self.network = EffLite0()
+        self.network = network or EffLite0()
         self.means: list[Tensor] = []
         self.spreads: list[Tensor] = []
         self.moving: list[Tensor] = []

@@ -21,6 +21,7 @@ from training.config import STRICT_KEYS, SharedData
 from training.data.conditions import CONDITIONS, condition, segmenter
 from training.data.folders import open_photos, open_pictures
 from training.data.store import ENLARGE, too_small
+from training.metrics.faces import read_faces
 
 #: So many files, evenly spread, are asked for their size before a run; opening the store looks at all of them.
 _LOOKED_AT = 500
@@ -38,10 +39,14 @@ class UnpairedRecipe(SharedData):
         resize: short side to which every picture is scaled once, px.
         crop: side of a random crop, px, divisible by 16.
         flip: half of the crops are mirrored.
+        zoom: smallest share of a picture's short side that a crop may take, all of it at most, scaled to ``crop``; 1
+            cuts ``crop`` pixels as they are.
         enlarge: most a picture is enlarged to reach ``resize``; smaller ones are named and skipped.
         smooth: adds the style picture's edge-smoothed twin (CartoonGAN's negatives).
         conditions: names of ``training.data.conditions.CONDITIONS``, drawn from the photo.
         segmentation: .tflite file for the conditions ``selfie`` and ``semantic``; ``None``: mediapipe's.
+        faces: list of the faces of all photos of ``split`` (``python -m training.metrics.faces``), for losses that look
+            at faces; ``None``: there is no such mask.
         batch: pairs of crops a step.
         workers: loader processes, for the first reading, too; 0 loads in the training process.
         cache: folder for the scaled pictures.
@@ -56,10 +61,12 @@ class UnpairedRecipe(SharedData):
     resize: Annotated[int, Field(ge=32)] = 256
     crop: Annotated[int, Field(ge=32, multiple_of=16)] = 224
     flip: bool = True
+    zoom: Annotated[float, Field(gt=0, le=1)] = 1.0
     enlarge: Annotated[float, Field(ge=1)] = ENLARGE
     smooth: bool = True
     conditions: tuple[str, ...] = ()
     segmentation: str | None = None
+    faces: str | None = None
     batch: Annotated[int, Field(ge=1)] = 8
     workers: Annotated[int, Field(ge=0)] = 0
     cache: str = "data/cache"
@@ -103,6 +110,8 @@ def checks(recipe: UnpairedRecipe, *, prefix: str = "data.") -> list[str]:
         faults += _faults(f"{prefix}{key}", [open_folder])
         if key in opened:
             faults += _size_faults(f"{prefix}{key}", opened[key], recipe)
+    if recipe.faces is not None:
+        faults += _faults(f"{prefix}faces", [partial(read_faces, Path(recipe.faces), opened.get("photos", ()))])
     return faults
 
 

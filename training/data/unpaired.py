@@ -19,22 +19,25 @@ from sdk.errors import UsageError
 from training.data.conditions import condition, draw_conditions, edge_smoothed
 from training.data.crops import Crop, MiddleCrop, RandomCrop, check_crop
 from training.data.folders import PhotoFolder, Skipped, open_photos, open_pictures, skipped_summary
+from training.data.masks import face_mask
 from training.data.order import in_turn
 from training.data.pairs import RunSampler
 from training.data.pool import START_METHOD, start_worker
 from training.data.recipe import UnpairedRecipe, checks
 from training.data.store import PictureStore, open_store
+from training.metrics.faces import Face, read_faces
 
 #: Added to the seed of the pictures' order: photo and picture of a number must not go round in step.
 _PICTURES = 0x5BD1E995
 
 
 class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
-    """Crops ``(photo, picture[, smoothed][, condition maps ...])`` by sample number; ``parts`` names them.
+    """Crops ``(photo, picture[, smoothed][, condition maps ...][, faces])`` by sample number; ``parts`` names them.
 
     All are uint8, the task divides by 255: photo, picture and smoothed ``3 x C x C`` RGB, a condition's map
-    ``planes x C x C`` (see ``training.data.conditions``) of the same crop as the photo. ``smoothed`` is the same crop
-    of the picture with its edges smoothed. All photos come once before any comes again, and all pictures by themselves.
+    ``planes x C x C`` (see ``training.data.conditions``) and the mask of faces ``1 x C x C`` (``training.data.masks``)
+    of the same crop as the photo. ``smoothed`` is the same crop of the picture with its edges smoothed. All photos come
+    once before any comes again, and all pictures by themselves.
 
     Args:
         photos, pictures: see ``training.data.store``.
@@ -43,6 +46,7 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         smooth: adds ``smoothed``.
         conditions: names of ``CONDITIONS``.
         model: segmentation model for those that need one; ``None``: mediapipe's.
+        faces: those of each photo, in the order of ``photos.files``; adds ``faces``.
 
     Raises:
         UsageError: a crop that does not fit, an unknown condition.
@@ -58,18 +62,20 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         smooth: bool = False,
         conditions: Sequence[str] = (),
         model: Path | None = None,
+        faces: Sequence[Sequence[Face]] | None = None,
     ) -> None:
         for store in (photos, pictures):
             check_crop(crop, store)
         for name in conditions:
             condition(name)
         self.photos, self.pictures, self.crop, self.seed = photos, pictures, crop, seed
-        self.smooth, self.conditions, self.model = smooth, tuple(conditions), model
+        self.smooth, self.conditions, self.model, self.faces = smooth, tuple(conditions), model, faces
 
     @property
     def parts(self) -> tuple[str, ...]:
-        """What a sample holds, in order: ``("photo", "picture", "smoothed", "canny")``."""
-        return ("photo", "picture", *(["smoothed"] if self.smooth else []), *self.conditions)
+        """What a sample holds, in order: ``("photo", "picture", "smoothed", "canny", "faces")``."""
+        faces = [] if self.faces is None else ["faces"]
+        return ("photo", "picture", *(["smoothed"] if self.smooth else []), *self.conditions, *faces)
 
     def __len__(self) -> int:
         """Number of photos; sample numbers may be larger, the run is endless."""
@@ -77,13 +83,16 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
 
     def __getitem__(self, number: int) -> tuple[Tensor, ...]:
         rng = np.random.default_rng([self.seed, number])
-        photo = self.photos.read(in_turn(number, len(self.photos), seed=self.seed))
+        which = in_turn(number, len(self.photos), seed=self.seed)
+        photo = self.photos.read(which)
         picture = self.pictures.read(in_turn(number, len(self.pictures), seed=self.seed + _PICTURES))
         here, there = (self.crop.window(image.shape[0], image.shape[1], rng) for image in (photo, picture))
         parts = [here.cut(photo.transpose(2, 0, 1)), there.cut(picture.transpose(2, 0, 1))]
         if self.smooth:
             parts.append(there.cut(edge_smoothed(picture).transpose(2, 0, 1)))
         parts += [here.cut(drawn) for drawn in draw_conditions(photo, self.conditions, model=self.model)]
+        if self.faces is not None:
+            parts.append(here.cut(face_mask(self.faces[which], *photo.shape[:2])))
         return tuple(torch.from_numpy(part) for part in parts)
 
 
@@ -93,8 +102,8 @@ class UnpairedData:
 
     Attributes:
         train: random crops of the split that is learned from.
-        val: middle crops of the photos' validation split, without ``smoothed``, with the pictures of ``train``;
-            ``None`` when the folder has no such split.
+        val: middle crops of the photos' validation split, without ``smoothed`` and ``faces``, with the pictures of
+            ``train``; ``None`` when the folder has no such split.
         notes: what a user may want to know, one sentence each: few pictures, files left out, files that could not be
             read. A task reports them at its start and, what was skipped, at its end.
         skipped: every file that could not be read.
@@ -139,14 +148,16 @@ def open_unpaired(recipe: UnpairedRecipe, *, seed: int = 0, advance: Callable[[]
 
     style = store(pictures, pictures.files)
     learned = store(photos, photos.split(recipe.split), photos.skipped)
+    known = None if recipe.faces is None else read_faces(Path(recipe.faces), learned.files)
     train = UnpairedDataset(
         learned,
         style,
-        crop=RandomCrop(side=recipe.crop, flip=recipe.flip),
+        crop=RandomCrop(side=recipe.crop, flip=recipe.flip, zoom=recipe.zoom),
         seed=seed,
         smooth=recipe.smooth,
         conditions=recipe.conditions,
         model=recipe.model,
+        faces=None if known is None else [known[file] for file in learned.files],
     )
     stores, val = [learned, style], None
     if recipe.val_split in photos.splits and recipe.val_split != recipe.split:

@@ -16,6 +16,8 @@ from sdk.errors import MissingRuntimeError
 
 #: Pixels of a side of the network's input.
 SIDE = 224
+#: Pooled features of a picture.
+FEATURES = 1280
 #: Stages of the network whose output at 1/8 of the input gives the texture statistics.
 _TEXTURE_STAGES = 3
 _MEAN, _STD = 127.0 / 255.0, 128.0 / 255.0
@@ -62,7 +64,14 @@ class EffLite0(nn.Module):
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pooled features of ``N x 3 x H x W`` RGB in [0, 1]: ``N x 1280``, >= 0."""
-        return self.network.forward_head(self.network.forward_features(self.prepare(pictures)), pre_logits=True)
+        return self.pooled(self.prepare(pictures), scaled=True)
+
+    def pooled(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
+        """Pooled features ``N x 1280`` of pictures in [0, 1] at the size they have, or of ``prepare``'s."""
+        network: Any = self.network
+        given = pictures if scaled else (pictures - _MEAN) / _STD
+        pooled: Tensor = network.forward_head(network.forward_features(given), pre_logits=True)
+        return pooled
 
     def stem(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
         """The first feature map, ``N x 32 x H/2 x W/2``, of pictures in [0, 1] as they are, or of ``prepare``'s."""

@@ -3,8 +3,8 @@
 After CartoonGAN (Chen, Lai and Liu 2018), AnimeGAN (Chen, Liu and Chen 2019) and White-box cartoonization (Wang and Yu
 2020): the discriminators judge patches of the picture or of a representation of it (``discriminator.sees``),
 edge-smoothed pictures of the style count as drawn (``loss.negatives``), and the keys of ``loss:`` that compare with the
-photo (``content``, ``lab``, ``chroma``, ``edge``, ...) tie the result to it. ``gram`` and ``gram_squared`` take their
-style from the pictures.
+photo (``content``, ``lab``, ``chroma``, ``edge``, ...) tie the result to it, in faces ``faces`` and ``face_tone``.
+``gram`` and ``gram_squared`` take their style from the pictures, ``statistics`` and ``kid`` from the set as a whole.
 
 Colours run away when nothing holds them (docs/training.md): the default discriminator sees texture alone.
 
@@ -30,9 +30,12 @@ from training.checkpoint import load_any_checkpoint
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
+from training.likeness import FACE_LOSSES
+from training.metrics.features import EffLite0
 from training.models.generator import Generator
 from training.models.named import NamedGenerator
 from training.models.norm import ConditionalNorm2d
+from training.setdistance import SetDistance
 from training.statistics import StyleStatistics
 from training.tasks.adversarial import (
     AdversarialLossRecipe,
@@ -42,7 +45,7 @@ from training.tasks.adversarial import (
     recipe_checks,
 )
 from training.tasks.base import Report, adam
-from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults, learn_statistics
+from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults, learn_set, learn_statistics
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -54,11 +57,22 @@ class GanLossRecipe(AdversarialLossRecipe):
         keep: weight of the mean absolute difference of the other styles' pictures to what they were then; draws each
             batch a second time.
         statistics: weight of the distance to the pictures' feature statistics (``training.statistics``).
+        kid: weight of the kernel distance to the set of the pictures, what a validation measures
+            (``training.setdistance``).
+        faces: weight of ``training.likeness.face_features``: eyes, brows and mouths stay; needs ``data.faces``.
+        face_tone: weight of ``training.likeness.face_tone``: skin keeps its tone; needs ``data.faces``.
     """
 
     anchor: Weight = 0.0
     keep: Weight = 0.0
     statistics: Weight = 0.0
+    kid: Weight = 0.0
+    faces: Weight = 0.0
+    face_tone: Weight = 0.0
+
+    def in_faces(self) -> dict[str, float]:
+        """The losses inside of faces that count, with their weights."""
+        return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -93,6 +107,12 @@ class GanRecipe(Recipe):
             faults.append(Fault(f"learn: {unknown_name('style', self.learn, self.styles)}", ("learn", "styles")))
         if self.loss.keep and len(self.styles) == 1:
             faults.append(Fault("loss.keep: there is no other style to keep; leave it out.", ("loss.keep", "styles")))
+        for name in self.loss.in_faces():
+            if self.data.faces is None:
+                text = (
+                    f"loss.{name}: needs data.faces, a list of faces (`python -m training.metrics.faces` writes one)."
+                )
+                faults.append(Fault(text, (f"loss.{name}", "data.faces")))
         if self.architecture is not None and self.start_style is not None:
             text = f"start_style: {self.architecture} has no rows of styles; leave it out."
             faults.append(Fault(text, ("start_style", "architecture")))
@@ -123,13 +143,18 @@ class GanTask(UnpairedTask):
         self.criterion = Criterion(recipe.loss)
         held = recipe.loss.anchor or recipe.loss.keep
         self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
-        self.statistics = StyleStatistics() if recipe.loss.statistics else None
+        network = EffLite0() if recipe.loss.statistics or recipe.loss.kid else None
+        self.statistics = StyleStatistics(network) if recipe.loss.statistics else None
+        self.distance = SetDistance(network) if recipe.loss.kid else None
+        self.sets.network = network  # one is enough for losses and validation
         self._generator_parts: dict[str, Tensor] = {"loss": torch.zeros(())}
 
     def on_train_start(self) -> None:
-        """See ``Task``; learns the statistics of the style's pictures, in crops as they will be seen."""
+        """See ``Task``; learns the style's statistics, in crops as they will be seen, and its set of features."""
         if self.statistics is not None:
             learn_statistics(self.statistics, self.trainer)
+        if self.distance is not None:
+            learn_set(self.distance, self.trainer)
         super().on_train_start()
 
     def make_generator(self) -> Generator | NamedGenerator:
@@ -155,9 +180,12 @@ class GanTask(UnpairedTask):
         return self.recipe.discriminator.lr if number else self.recipe.optimizer.lr
 
     def kept(self) -> dict[str, Any]:
-        """The network that the run began with (``run.init`` may be another file by the time it is resumed), moments."""
+        """The network that the run began with (``run.init`` may be another file by the time it is resumed), moments,
+        and the features of the last pictures.
+        """
         made: dict[str, Any] = {} if self.start is None else {"start": self.start.state_dict()}
-        return made if self.statistics is None else made | {"statistics": self.statistics.kept()}
+        measures = {"statistics": self.statistics, "distance": self.distance}
+        return made | {name: measure.kept() for name, measure in measures.items() if measure is not None}
 
     def take(self, kept: dict[str, Any]) -> None:
         """See ``Task``."""
@@ -165,6 +193,8 @@ class GanTask(UnpairedTask):
             self.start.load_state_dict(kept["start"])
         if self.statistics is not None:
             self.statistics.take(kept["statistics"])
+        if self.distance is not None:
+            self.distance.take(kept["distance"])
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -172,6 +202,8 @@ class GanTask(UnpairedTask):
         """The discriminators' update, and in every ``discriminator.updates``-th step the generator's."""
         photo, real = self.picture(batch[0]), batch[1].float() / 255.0
         smoothed = batch[2].float() / 255.0 if self.recipe.loss.negatives and self.recipe.data.smooth else None
+        # The mask is the last part of a sample (``UnpairedDataset.parts``).
+        inside = batch[-1].float() / 255.0 if self.recipe.loss.in_faces() else None
         optimizers: Any = self.optimizers()
         generator, judges = optimizers
         style = self.weights_of(self.recipe.row, len(photo))
@@ -190,7 +222,7 @@ class GanTask(UnpairedTask):
             output = self.draw(photo, style)
             moving = self.temporal(photo, output, lambda frame: self.draw(frame, style))
             with self.in_float32():
-                found = self._generator_losses(output.float(), photo, real, style)
+                found = self._generator_losses(output.float(), photo, real, style, inside)
             if moving is not None:
                 found |= {"loss": found["loss"] + self.recipe.loss.temporal * moving, "temporal": moving}
             if self.recipe.loss.keep:
@@ -202,8 +234,10 @@ class GanTask(UnpairedTask):
         # Lines of the log are means over batches: one without an update of the generator repeats the last.
         self.tally({**self._generator_parts, **parts})
 
-    def _generator_losses(self, output: Tensor, photo: Tensor, real: Tensor, style: Tensor) -> dict[str, Tensor]:
-        """``loss``, and what it is the weighted sum of, but ``keep``."""
+    def _generator_losses(
+        self, output: Tensor, photo: Tensor, real: Tensor, style: Tensor, inside: Tensor | None
+    ) -> dict[str, Tensor]:
+        """``loss``, and what it is the weighted sum of, but ``keep``; ``inside`` is the mask of faces."""
         restyled = self.draw(real, style).float() if self.recipe.loss.identity > 0 else None
         parts = self.criterion(output, target=photo, photo=photo, style=real, restyled=restyled)
         total = self.criterion.total(parts) if parts else output.new_zeros(())
@@ -218,6 +252,13 @@ class GanTask(UnpairedTask):
         if self.statistics is not None:
             parts["statistics"] = self.statistics(output)
             total = total + self.recipe.loss.statistics * parts["statistics"]
+        if self.distance is not None:
+            parts["kid"] = self.distance(output)
+            total = total + self.recipe.loss.kid * parts["kid"]
+        if inside is not None:
+            for name, factor in self.recipe.loss.in_faces().items():
+                parts[name] = FACE_LOSSES[name](output, photo, inside)
+                total = total + factor * parts[name]
         return {"loss": total, **parts}
 
     def _kept_styles(self, photo: Tensor) -> Tensor:

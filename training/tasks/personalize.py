@@ -235,6 +235,7 @@ class PicturesTask(NewRows, UnpairedTask):
         super().__init__(recipe, report)
         self.criterion = Criterion(recipe.loss)
         self.statistics = StyleStatistics() if recipe.loss.statistics else None
+        self.sets.network = None if self.statistics is None else self.statistics.network
 
     def kept(self) -> dict[str, Any]:
         """The moving means of the statistics."""

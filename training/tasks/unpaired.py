@@ -8,7 +8,7 @@ of the photos' own distance that is gone, ``1 - KID(drawn) / KID(photos)``.
 # ruff: noqa: ARG002  Lightning's hooks have fixed signatures
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +19,11 @@ from torch.utils.data import Dataset
 
 from training.config import Fault
 from training.data.recipe import checks as unpaired_checks
+from training.data.store import PictureStore
 from training.data.unpaired import UnpairedData, UnpairedDataset, open_unpaired
 from training.metrics.features import EffLite0
 from training.metrics.kernel import polynomial_mmd
+from training.setdistance import SetDistance
 from training.statistics import StyleStatistics
 from training.tasks.base import Judgement, Report, Samples, Task
 
@@ -29,6 +31,8 @@ from training.tasks.base import Judgement, Report, Samples, Task
 _ANCHOR_POOL = 4
 #: Pictures of the style that a validation compares with.
 STYLE_PICTURES = 256
+#: Pictures of the style that ``loss.kid`` knows.
+_LEARNED_PICTURES = 1024
 
 
 class UnpairedTask(Task):
@@ -80,6 +84,9 @@ class SetJudge:
     """KID-EffLite0 of drawn photos to a style's pictures, held against that of the photos.
 
     Features of the style and of the photos are taken once.
+
+    Attributes:
+        network: whose features they are; made at their first use when the task has none for its losses.
     """
 
     def __init__(self) -> None:
@@ -120,7 +127,9 @@ class SetJudge:
     def _features(self, pictures: Tensor) -> np.ndarray:
         if self.network is None:
             self.network = EffLite0()
-        taken: np.ndarray = self.network(pictures.clamp(0, 1)).double().cpu().numpy()
+        # A task's network is where the task is; pictures of the style come from the disk.
+        place = next(self.network.parameters()).device
+        taken: np.ndarray = self.network(pictures.to(place).clamp(0, 1)).double().cpu().numpy()
         return taken
 
 
@@ -155,9 +164,13 @@ class HeldOutPhotos(Dataset[Tensor]):
 
     def style_pictures(self) -> list[Tensor]:
         """At most ``STYLE_PICTURES`` of the style, each ``3 x H x W`` uint8, whole."""
-        store = self.data.pictures
-        places = torch.linspace(0, len(store) - 1, min(STYLE_PICTURES, len(store))).round().int().tolist()
-        return [torch.from_numpy(store.read(place).transpose(2, 0, 1).copy()) for place in places]
+        return list(whole_pictures(self.data.pictures, most=STYLE_PICTURES))
+
+
+def whole_pictures(store: PictureStore, *, most: int) -> Iterator[Tensor]:
+    """At most so many pictures, evenly taken, each ``3 x H x W`` uint8, whole."""
+    for place in torch.linspace(0, len(store) - 1, min(most, len(store))).round().int().tolist():
+        yield torch.from_numpy(store.read(place).transpose(2, 0, 1).copy())
 
 
 def open_folders(recipe: Any) -> Samples:
@@ -177,7 +190,7 @@ def anchor_distance(output: Tensor, before: Tensor) -> Tensor:
 
 def folder_faults(recipe: Any) -> list[Fault]:
     """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
-    keys = ("data.photos", "data.pictures", "data.crop", "data.resize")
+    keys = ("data.photos", "data.pictures", "data.crop", "data.resize", "data.faces")
     return [Fault(text, keys) for text in unpaired_checks(recipe.data)]
 
 
@@ -187,3 +200,11 @@ def learn_statistics(statistics: StyleStatistics, trainer: Any, *, crops: int = 
     data = loader.dataset
     shown = [torch.stack([data[number + i][1] for i in range(4)]).float() / 255.0 for number in range(0, crops, 4)]
     statistics.learn(shown)
+
+
+def learn_set(distance: SetDistance, trainer: Any) -> None:
+    """Shows the style's pictures, whole, as a validation sees them."""
+    loader: Any = trainer.train_dataloader
+    place = next(distance.network.parameters()).device
+    shown = whole_pictures(loader.dataset.pictures, most=_LEARNED_PICTURES)
+    distance.learn(one[None].to(place).float() / 255.0 for one in shown)
