@@ -109,9 +109,7 @@ class GanRecipe(Recipe):
             faults.append(Fault("loss.keep: there is no other style to keep; leave it out.", ("loss.keep", "styles")))
         for name in self.loss.in_faces():
             if self.data.faces is None:
-                text = (
-                    f"loss.{name}: needs data.faces, a list of faces (`python -m training.metrics.faces` writes one)."
-                )
+                text = f"loss.{name}: needs data.faces; write the list with `python -m training.metrics.faces`."
                 faults.append(Fault(text, (f"loss.{name}", "data.faces")))
         if self.architecture is not None and self.start_style is not None:
             text = f"start_style: {self.architecture} has no rows of styles; leave it out."

@@ -89,6 +89,36 @@ def test_a_split_that_is_not_there_is_a_fault(folders: Path) -> None:
     ]
 
 
+def faces_of(folders: Path, *names: str) -> str:
+    """A list in which the first photo has a face and the others have none."""
+    first, *others = (f"photos/train/{name}" for name in names)
+    rows = ["file,person,x,y,width,height,score", f"{first},,0.2,0.2,0.5,0.5,1", *(f"{name},,,,,," for name in others)]
+    (folders / "faces.csv").write_text("\n".join(rows) + "\n")
+    return str(folders / "faces.csv")
+
+
+def test_a_list_of_faces_is_carried_to_the_photos_it_is_of(folders: Path) -> None:
+    known = faces_of(folders, "0.png", "1.png", "2.png", "3.png", "broken.jpg")
+    made = recipe(folders, faces=known, zoom=0.9)
+    assert checks(made) == []
+    data = open_unpaired(made)
+    assert data.train.parts == ("photo", "picture", "smoothed", "faces")
+    assert data.val is not None
+    assert data.val.parts == ("photo", "picture")
+    assert data.train.faces is not None
+    assert [len(faces) for faces in data.train.faces] == [1, 0, 0, 0]
+    assert sorted(int(data.train[number][-1].max()) for number in range(4)) == [0, 0, 0, 255]
+
+
+def test_a_list_of_faces_that_does_not_fit_is_a_fault_among_others(folders: Path) -> None:
+    short = checks(recipe(folders, faces=faces_of(folders, "0.png", "1.png", "3.png"), crop=48))
+    assert [fault.split(":")[0] for fault in short] == ["data.crop", "data.faces"]
+    assert "does not know 2 of 5 photos (first: 2.png)" in short[1]
+    missing = checks(recipe(folders, faces=str(folders / "none.csv"), photos=str(folders / "nowhere")))
+    assert [fault.split(":")[0] for fault in missing] == ["data.photos", "data.faces"]
+    assert "none.csv does not exist: write one with" in missing[1]
+
+
 def test_a_mask_without_a_model_is_a_fault(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("training.data.conditions._PACKAGED_MODEL", Path("nothing"))
     faults = checks(recipe(folders, conditions=("selfie",)), prefix="")
@@ -97,7 +127,17 @@ def test_a_mask_without_a_model_is_a_fault(folders: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize(
-    "changes", [{"crop": 40}, {"batch": 0}, {"cache_mb": -1}, {"workers": -1}, {"enlarge": 0.5}, {"flipp": True}]
+    "changes",
+    [
+        {"crop": 40},
+        {"batch": 0},
+        {"cache_mb": -1},
+        {"workers": -1},
+        {"enlarge": 0.5},
+        {"flipp": True},
+        {"zoom": 0},
+        {"zoom": 1.1},
+    ],
 )
 def test_keys_and_ranges_are_checked(folders: Path, changes: dict[str, object]) -> None:
     with pytest.raises(ValidationError):

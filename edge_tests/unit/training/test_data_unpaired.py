@@ -11,12 +11,15 @@ import torch
 from PIL import Image
 
 from sdk.errors import UsageError
+from sdk.imaging import resize
 from training.data.conditions import canny, edge_smoothed, lab
 from training.data.crops import MiddleCrop, RandomCrop, Window
 from training.data.folders import open_folder
+from training.data.masks import face_mask
 from training.data.paired import PairedFolderDataset
 from training.data.store import PictureStore, open_store
 from training.data.unpaired import UnpairedDataset, make_loader
+from training.metrics.faces import Face
 
 SIDE, CROP = 48, 32
 
@@ -115,6 +118,63 @@ def test_half_of_the_crops_are_mirrored_and_places_are_uniform() -> None:
     assert counts.min() > 900
     assert {window.left for window in windows} == set(range(17))
     assert not any(RandomCrop(side=32, flip=False).window(32, 32, rng).mirror for _ in range(20))
+
+
+def test_without_a_zoom_windows_are_those_there_always_were() -> None:
+    rng, by_hand = np.random.default_rng(5), np.random.default_rng(5)
+    for _ in range(50):
+        window = RandomCrop(side=32, zoom=1.0).window(48, 70, rng)
+        top, left, mirror = int(by_hand.integers(0, 17)), int(by_hand.integers(0, 39)), bool(by_hand.random() < 0.5)
+        assert window == Window(top=top, left=left, side=32, mirror=mirror, scaled=None)
+
+
+def test_a_zoom_cuts_squares_of_any_size_and_scales_them() -> None:
+    rng, planes = np.random.default_rng(0), np.random.default_rng(1).integers(0, 256, (2, 48, 70), dtype=np.uint8)
+    sides = []
+    for _ in range(400):
+        window = RandomCrop(side=32, zoom=0.5).window(48, 70, rng)
+        sides.append(window.side)
+        assert 0 <= window.top <= 48 - window.side
+        assert 0 <= window.left <= 70 - window.side
+        cut = window.cut(planes)
+        part = planes[:, window.top : window.top + window.side, window.left : window.left + window.side]
+        wanted = np.stack([resize(plane, 32, 32) for plane in part])
+        assert np.array_equal(cut, wanted[..., ::-1] if window.mirror else wanted)
+        assert cut.flags.c_contiguous
+    assert set(sides) == set(range(24, 49))
+
+
+def test_the_mask_of_a_face_is_the_inner_part_of_its_box() -> None:
+    mask = face_mask([Face(x=0.25, y=0.25, width=0.5, height=0.5)], 100, 200)
+    wanted = np.zeros((1, 100, 200), np.uint8)
+    wanted[:, 29:70, 55:145] = 255  # 0.25 + 0.08 / 2 to 0.25 + 0.9 / 2 down, 0.25 + 0.05 / 2 to 0.25 + 0.95 / 2 across
+    assert np.array_equal(mask, wanted)
+    assert not face_mask([], 10, 20).any()
+    outside = face_mask([Face(x=-0.2, y=0.8, width=0.4, height=0.6), Face(x=1.0, y=0.0, width=0.1, height=0.1)], 50, 50)
+    assert outside[0, 45:, :5].all()
+    assert not outside[0, :40].any()
+
+
+@pytest.mark.parametrize("zoom", [1.0, 0.7])
+def test_the_mask_follows_crop_zoom_and_mirror(make_store: Callable[..., PictureStore], zoom: float) -> None:
+    store = make_store("photos", (48, 64), (60, 48), (48, 48))
+    boxes = [Face(x=0.1, y=0.2, width=0.6, height=0.5)], [Face(x=0.5, y=0.4, width=0.4, height=0.6)], []
+    for file, faces, (height, width) in zip(store.files, boxes, store.sizes, strict=True):
+        # Black photos with a white face: the mask of a sample must be what its own crop shows.
+        white = np.repeat(face_mask(faces, height, width).transpose(1, 2, 0), 3, axis=2)
+        Image.fromarray(white).save(file)
+    painted = open_store(store.files, root=store.root, side=SIDE, cache=store.root.parent / "again", cache_bytes=10**6)
+    dataset = UnpairedDataset(
+        painted, painted, crop=RandomCrop(side=CROP, zoom=zoom), seed=3, conditions=("canny",), faces=boxes
+    )
+    assert dataset.parts == ("photo", "picture", "canny", "faces")
+    shown = []
+    for number in range(15):
+        photo, *_, mask = dataset[number]
+        assert mask.shape == (1, CROP, CROP)
+        assert torch.equal(mask, photo[:1])
+        shown.append(int(mask.max()))
+    assert sorted(set(shown)) == [0, 255]
 
 
 def test_the_middle_is_the_middle() -> None:

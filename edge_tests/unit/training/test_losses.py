@@ -14,6 +14,7 @@ from training.losses import (
     Perceptual,
     chroma,
     colour_l1,
+    contours,
     edge,
     gap_closed,
     gradient_l1,
@@ -188,3 +189,20 @@ def test_smoothness_counts_what_changes_where_the_target_is_flat() -> None:
     soft = 0.02 * edge  # a step at which a place is flat by 1/e
     wanted = (1 - 0.02) * np.exp(-1) / 5
     assert float(smoothness(edge.transpose(2, 3), soft.transpose(2, 3))) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_contours_ask_for_the_targets_steps_and_forgive_what_is_added() -> None:
+    def step(height: float) -> torch.Tensor:
+        picture = torch.full((1, 3, 8, 8), 0.4)
+        picture[..., 4:] += height  # of 4 x 4 means, 4 of 12 horizontal neighbours differ and none of the vertical ones
+        return picture
+
+    flat, strong = step(0.0), step(0.2)
+    assert float(contours(flat, strong)) == pytest.approx(0.2 * 4 / 12, rel=1e-5)
+    assert float(contours(flat, step(0.08))) == pytest.approx(0.5 * 0.08 * 4 / 12, rel=1e-4)  # half of the ramp
+    assert float(contours(flat, step(0.04))) == pytest.approx(0.0, abs=1e-6)
+    assert float(contours(step(-0.2), strong)) == pytest.approx(0.4 * 4 / 12, rel=1e-5)  # the other way: twice
+    assert float(contours(step(0.5), strong)) == 0.0
+    assert float(contours(strong, flat)) == 0.0
+    down = contours(step(0.15).transpose(2, 3), strong.transpose(2, 3))
+    assert float(down) == pytest.approx(0.05 * 4 / 12, rel=1e-4)
