@@ -151,8 +151,8 @@ class LossRecipe(SharedLoss):
     """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
     Attributes:
-        l1, gradient, ssim, colour, lab, chroma, edge, smoothness, contours, surface, texture: against the teacher's
-            picture, or without a teacher against the photo; rows of ``training.losses.LOSSES``.
+        l1, gradient, ssim, colour, lab, chroma, edge, smoothness, contours, grid, surface, texture: against the
+            teacher's picture, or without a teacher against the photo; rows of ``training.losses.LOSSES``.
         total_variation: of the network's picture alone; a row of ``training.losses.PRIORS``.
         identity: what the network makes of a picture that is in the style already; costs a pass of its own.
         perceptual: ST-LPIPS to the same picture; several times slower than the network itself on a CPU, as are all
@@ -176,6 +176,7 @@ class LossRecipe(SharedLoss):
     edge: Weight = 0.0
     smoothness: Weight = 0.0
     contours: Weight = 0.0
+    grid: Weight = 0.0
     surface: Weight = 0.0
     texture: Weight = 0.0
     total_variation: Weight = 0.0

@@ -18,6 +18,7 @@ from training.losses import (
     edge,
     gap_closed,
     gradient_l1,
+    grid,
     identity,
     l1,
     lab,
@@ -206,3 +207,17 @@ def test_contours_ask_for_the_targets_steps_and_forgive_what_is_added() -> None:
     assert float(contours(strong, flat)) == 0.0
     down = contours(step(0.15).transpose(2, 3), strong.transpose(2, 3))
     assert float(down) == pytest.approx(0.05 * 4 / 12, rel=1e-4)
+
+
+def test_a_grid_of_two_pixels_is_seen_and_edges_are_not() -> None:
+    flat = torch.full((1, 3, 16, 16), 0.5)
+    mesh = flat.clone()
+    mesh[..., ::2, ::2] += 0.04  # one place of four: it lies 0.03 above its block's mean, the others 0.01 below
+    assert float(grid(mesh, flat)) == pytest.approx((0.03 + 3 * 0.01) / 4, rel=1e-5)
+    assert float(grid(mesh, mesh)) == 0.0  # the target's own
+    brighter = flat.clone()
+    brighter[..., 4:] += 0.3
+    assert float(grid(brighter, flat)) == pytest.approx(0.0, abs=1e-7)
+    generator = torch.Generator().manual_seed(0)
+    grain = flat + 0.02 * torch.randn(flat.shape, generator=generator)  # sigma of a mean of 16, less the block's mean
+    assert float(grid(grain, flat)) < 0.3 * 0.02
