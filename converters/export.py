@@ -157,8 +157,9 @@ def export(
     refused = tuple(
         Result(file=file_of(spec), artifact=None, status=Status.REFUSED, reason=reason) for spec, reason in plan.refused
     )
-    for result in refused if progress is not None else ():
-        progress(result)
+    if progress is not None:
+        for result in refused:
+            progress(result)
     with BundleWriter(plan.out, plan.model) as writer:
         max_abs = _write_reference(plan, writer)
         results = produce(plan, writer.folder, writer.staged().manifest.reference, progress)
