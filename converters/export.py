@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from converters.plan import AUTO, NONE, Plan, make_plan
-from converters.produce import Result, Status, produce
+from converters.produce import Result, Status, file_of, produce
 from converters.ranges import RangeMethod
 from converters.registry import ALL, backend_help, precision_help, target_help
 from sdk import console
@@ -50,7 +50,8 @@ class ExportResult:
 
     Attributes:
         bundle: the folder as it is now.
-        results: one an artifact that was asked for, in the order of the request.
+        results: one an artifact that was asked for, in the order of the request; last what ``all`` stands for and the
+            network cannot be exported to.
         reference_max_abs: the float model's largest difference from the checkpoint's network.
         seconds: all of it.
     """
@@ -106,7 +107,8 @@ def export(
     """Exports a checkpoint and proves every artifact; adds to the bundle in ``out`` when it is of the same checkpoint.
 
     Args:
-        target: ``executorch``, ``coreml``, ``tflite``, ``onnx`` or ``all``; one or several.
+        target: ``executorch``, ``coreml``, ``tflite``, ``onnx`` or ``all``; one or several. What ``all`` stands for
+            here or in ``precision`` and the network cannot be exported to is a result of its own, not a mistake.
         backend: where a target has several; by default its first.
         precision: ``fp32``, ``fp16``, ``int8`` or ``all``; by default each target's own default.
         checkpoint: a ``.safetensors`` file; by default the one that ships with the project.
@@ -152,6 +154,12 @@ def export(
         ranges=ranges,
         float_layers=_names(float_layers),
     )
+    refused = tuple(
+        Result(file=file_of(spec), artifact=None, status=Status.REFUSED, reason=reason) for spec, reason in plan.refused
+    )
+    if progress is not None:
+        for result in refused:
+            progress(result)
     with BundleWriter(plan.out, plan.model) as writer:
         max_abs = _write_reference(plan, writer)
         results = produce(plan, writer.folder, writer.staged().manifest.reference, progress)
@@ -163,7 +171,7 @@ def export(
         _write_card(plan, writer, results)
         bundle = writer.commit()
     return ExportResult(
-        bundle=bundle, results=results, reference_max_abs=max_abs, seconds=time.perf_counter() - started
+        bundle=bundle, results=(*results, *refused), reference_max_abs=max_abs, seconds=time.perf_counter() - started
     )
 
 
@@ -365,7 +373,8 @@ def result_line(result: Result) -> str:
     verdict = result.verdict
     if verdict is not None and verdict.ssim is not None and verdict.max_abs is not None:
         parts.append(f"SSIM {verdict.ssim.mean:.4f} worst {verdict.ssim.worst:.4f}, max-abs {verdict.max_abs:.2g}")
-    parts.append(f"{result.seconds:.1f} s")
+    if result.status is not Status.REFUSED:
+        parts.append(f"{result.seconds:.1f} s")
     return "  ".join(parts) + (f"  ({result.reason})" if result.reason else "")
 
 

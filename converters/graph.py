@@ -281,13 +281,10 @@ def prove_fold(
 
 
 def export_obstacle(generator: Generator | NamedGenerator, target: Target, precision: Precision) -> str | None:
-    """Why a network cannot be exported to a target at a precision, as one sentence; ``None``: nothing is known."""
+    """Why a network cannot be exported to a target at a precision, as a clause; ``None``: nothing is known."""
     if isinstance(generator, NamedGenerator) and (target, precision) != (Target.ONNX, Precision.FP32):
-        return (
-            f"the named generator {generator.config.architecture} cannot be exported to {target} as {precision}: its "
-            "instance norms take statistics of the whole picture, which leave the delegates of phone runtimes and do "
-            f"not hold in int8; export {Target.ONNX} as {Precision.FP32}."
-        )
+        reason = "do not hold in int8" if target is Target.ONNX else "leave the delegates of phone runtimes"
+        return f"its instance norms take statistics of the whole picture, which {reason}"
     return None
 
 

@@ -18,7 +18,7 @@ from converters.registry import ALL, EXTRA, REFERENCE_PACKAGES, Choice, TargetRo
 from sdk.bundle import BundleWriter, ModelInfo
 from sdk.errors import MissingRuntimeError, UsageError, unknown_name
 from sdk.files import disk_trouble
-from sdk.spec import Precision, parse_size
+from sdk.spec import Precision, Target, parse_size
 
 if TYPE_CHECKING:
     from converters.request import ExportSpec
@@ -39,6 +39,7 @@ class Plan:
     Attributes:
         checkpoint_file, checkpoint, model: what is exported, and what a bundle says of it.
         specs: the artifacts; those of one target, style and size come one after another.
+        refused: what ``all`` stands for and this network cannot be exported to, each with the reason.
         photos: to prove the float model with.
         calibration: a folder of photos that were read once; ``None`` when no spec is int8.
         out: the bundle's folder.
@@ -61,6 +62,7 @@ class Plan:
     jobs: int
     ranges: RangeMethod = RangeMethod.LEAST_SQUARES
     float_layers: tuple[str, ...] | None = None
+    refused: tuple[tuple[ExportSpec, str], ...] = ()
 
 
 def make_plan(
@@ -106,15 +108,18 @@ def make_plan(
         problems.add(UsageError(f"--dynamic-batch is not possible for {rows}: leave it out, or export onnx."))
     with problems.collect():
         _check_writable(out)
-    _check_tools(choices, problems)
-    if any(isinstance(problem, MissingRuntimeError) for problem in problems.found):
-        problems.raise_any()  # nothing further can be looked at without the tools
+    _check_tools(problems)
     loaded, file = _load_checkpoint(checkpoint, problems)
+    obstacles: list[tuple[Choice, str]] = []
+    if loaded is not None:
+        obstacles = _check_exportable(loaded, choices, targets, precisions, problems)
+        refused = [choice for choice, _ in obstacles]
+        choices = tuple(choice for choice in choices if choice not in refused)
+    _check_converters(choices, problems)
     baked: list[str | None] = [None]
     if loaded is not None:
         baked = _check_styles(styles, loaded.info.styles, problems)
         _check_names(loaded, problems)
-        choices = tuple(_check_exportable(loaded, choices, problems))
         with problems.collect(), BundleWriter(out, _model_info(loaded)) as writer:
             writer.discard()  # only asked whether it could
     folder: Path | None = None
@@ -126,11 +131,13 @@ def make_plan(
         photos = _find_photos(folder or calibration)
     problems.raise_any()
     assert loaded is not None
+    measures = parsed or [loaded.info.size]
     return Plan(
         checkpoint_file=file,
         checkpoint=loaded,
         model=_model_info(loaded),
-        specs=tuple(_specs(loaded, choices, baked, parsed or [loaded.info.size])),
+        specs=tuple(_specs(loaded, choices, baked, measures)),
+        refused=tuple((spec, why) for choice, why in obstacles for spec in _specs(loaded, (choice,), baked, measures)),
         photos=photos,
         calibration=folder,
         out=out,
@@ -144,12 +151,24 @@ def make_plan(
     )
 
 
-def _check_tools(choices: Iterable[Choice], problems: Problems) -> None:
+def _check_tools(problems: Problems) -> None:
+    """What every export needs; nothing further can be looked at without it."""
     for package in missing_packages(REFERENCE_PACKAGES):
         problems.add(MissingRuntimeError.for_extra("exporting", package, EXTRA))
+    _stop_without_tools(problems)
+
+
+def _check_converters(choices: Iterable[Choice], problems: Problems) -> None:
+    """What the targets need that are left, which is not asked of a host for those that are refused."""
     for row in unique_rows(choice.row for choice in choices):
         with problems.collect():
             row.require()
+    _stop_without_tools(problems)
+
+
+def _stop_without_tools(problems: Problems) -> None:
+    if any(isinstance(problem, MissingRuntimeError) for problem in problems.found):
+        problems.raise_any()
 
 
 def _load_checkpoint(path: Path | None, problems: Problems) -> tuple[Checkpoint | NamedCheckpoint | None, Path]:
@@ -162,19 +181,38 @@ def _load_checkpoint(path: Path | None, problems: Problems) -> tuple[Checkpoint 
 
 
 def _check_exportable(
-    checkpoint: Checkpoint | NamedCheckpoint, choices: Iterable[Choice], problems: Problems
-) -> list[Choice]:
-    """The choices that the network can be exported to."""
+    checkpoint: Checkpoint | NamedCheckpoint,
+    choices: Sequence[Choice],
+    targets: Sequence[str],
+    precisions: Sequence[str],
+    problems: Problems,
+) -> list[tuple[Choice, str]]:
+    """The choices that the network cannot be exported to, and why.
+
+    ``all`` means what there is, so that they are left out then. It is a mistake when a target or a precision that was
+    named has nothing left, or a pair of them was named in full.
+    """
     from converters.graph import export_obstacle
 
-    possible = []
+    obstacles: list[tuple[Choice, str]] = []
+    served: set[str] = set()
     for choice in choices:
         obstacle = export_obstacle(checkpoint.generator, choice.row.target, choice.precision)
         if obstacle is None:
-            possible.append(choice)
+            served |= {choice.row.target, choice.precision}
         else:
-            problems.add(UsageError(obstacle))
-    return possible
+            obstacles.append((choice, obstacle))
+    unserved = {*targets, *precisions} - served - {ALL}
+    in_full = ALL not in targets and ALL not in precisions
+    for choice, obstacle in obstacles:
+        if in_full or not served or unserved & {choice.row.target, choice.precision}:
+            problems.add(
+                UsageError(
+                    f"{checkpoint.info.name} cannot be exported to {choice.row.target} as {choice.precision}: "
+                    f"{obstacle}; export {Target.ONNX} as {Precision.FP32}."
+                )
+            )
+    return obstacles
 
 
 def _check_styles(names: Sequence[str], known: tuple[str, ...], problems: Problems) -> list[str | None]:

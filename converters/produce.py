@@ -33,6 +33,7 @@ class Status(StrEnum):
     FAIL = "fail"
     NOT_RUNNABLE = "not_runnable"
     UNVERIFIED = "unverified"
+    REFUSED = "refused"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Result:
 
     Attributes:
         file: its name; in ``rejected/`` when ``status`` is ``fail`` and it was converted at all.
-        artifact: ``None`` when the conversion failed.
+        artifact: ``None`` when the conversion failed or was refused.
         status: see ``Status``.
         reason: why it did not pass; empty when it did.
         verdict: of the read-back; ``None`` when it was not converted or not verified.

@@ -1,4 +1,4 @@
-"""What a checkpoint and its teachers draw of held-out photos, to be judged."""
+"""What checkpoints and their teachers draw of held-out photos, to be judged."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from sdk.errors import UsageError
 from sdk.imaging import read_photo, resize
-from training.checkpoint import Checkpoint
+from training.checkpoint import Checkpoint, NamedCheckpoint
 from training.data.render import halve
 from training.filters import FILTERS, render_all
 from training.metrics.detail import Region
@@ -51,24 +51,33 @@ class Framing:
         return Region(top=rows[0], bottom=rows[1], left=columns[0], right=columns[1])
 
 
-@dataclass(frozen=True, eq=False)
-class Drawn:
-    """One photo with its teachers and the network's pictures, all ``H x W x 3`` uint8 RGB of one size.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Scene:
+    """One photo and its teachers' pictures, all ``H x W x 3`` uint8 RGB of one size: what every network is judged by.
 
     Attributes:
         name: file name of the photo.
         photo: the network's input.
         teachers: by style, of those that have one.
-        results: by style.
         faces: boxes in the pictures, and who each is.
-        flicker: by style, mean over the motions; empty when it was not asked for.
     """
 
     name: str
     photo: np.ndarray
     teachers: dict[str, np.ndarray]
-    results: dict[str, np.ndarray]
     faces: tuple[tuple[Region, str], ...] = ()
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Drawn(Scene):
+    """A scene with a network's pictures, of the photo's size.
+
+    Attributes:
+        results: by style, of those that the network has.
+        flicker: by style, mean over the motions; empty when it was not asked for.
+    """
+
+    results: dict[str, np.ndarray]
     flicker: dict[str, float] = field(default_factory=dict)
 
 
@@ -109,27 +118,42 @@ def working_pair(rgb: np.ndarray, size: int) -> tuple[np.ndarray, np.ndarray]:
     return double, halve(double)
 
 
-def draw(
-    checkpoint: Checkpoint,
-    path: Path,
-    styles: Sequence[str],
-    size: int,
-    *,
-    faces: Sequence[Face] = (),
-    moving: bool = False,
-) -> Drawn:
-    """Teachers and network on one photo file.
+def scene(path: Path, styles: Sequence[str], size: int, *, faces: Sequence[Face] = ()) -> Scene:
+    """A photo file as networks get it, and what the teachers draw of it.
 
     Args:
-        checkpoint, styles, size: see ``evaluate``.
         path: of the photo.
+        styles: names; those without a classical teacher are passed over.
+        size: longest side of the network's input, px.
         faces: boxes in the photo.
-        moving: draw the frames that flicker is measured on, too.
+
+    Raises:
+        UsageError: the photo is unreadable, or a side is shorter than 64 px.
     """
     rgb = read_photo(path).rgb
     double, photo = working_pair(rgb, size)
     framing = frame(rgb.shape[0], rgb.shape[1], size)
-    image = tensor_of(photo)
+    boxes = [(framing.region(face), face.person or path.name) for face in faces]
+    return Scene(
+        name=path.name,
+        photo=photo,
+        teachers=render_all(double, [style for style in styles if style in FILTERS]),
+        faces=tuple((region, person) for region, person in boxes if region is not None),
+    )
+
+
+def draw(
+    checkpoint: Checkpoint | NamedCheckpoint, given: Scene, styles: Sequence[str], *, moving: bool = False
+) -> Drawn:
+    """A network's pictures of a scene.
+
+    Args:
+        checkpoint: the network and its styles.
+        given: see ``scene``.
+        styles: some of the checkpoint's.
+        moving: draw the frames that flicker is measured on, too.
+    """
+    image = tensor_of(given.photo)
     rows = checkpoint.info.styles
     results, flickers = {}, {}
     with torch.inference_mode():
@@ -144,12 +168,11 @@ def draw(
             results[style] = (values * 255 + 0.5).astype(np.uint8)
             if moving:
                 flickers[style] = float(np.mean([flicker(stylize, image, motion) for motion in MOTIONS]))
-    boxes = [(framing.region(face), face.person or path.name) for face in faces]
     return Drawn(
-        name=path.name,
-        photo=photo,
-        teachers=render_all(double, [style for style in styles if style in FILTERS]),
+        name=given.name,
+        photo=given.photo,
+        teachers=given.teachers,
+        faces=given.faces,
         results=results,
-        faces=tuple((region, person) for region, person in boxes if region is not None),
         flicker=flickers,
     )

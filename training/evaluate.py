@@ -1,4 +1,4 @@
-"""Figures of a checkpoint on held-out photos: ``python -m training.evaluate --checkpoint X --photos DIR``.
+"""Figures of checkpoints on held-out photos: ``python -m training.evaluate --checkpoint X --photos DIR``.
 
 A photo is taken as the teacher's input at twice the working size; the network gets its 2 x 2 means, so both see the
 same crop and their pictures have the same size. ``--metrics`` chooses what is measured (``training.metrics.METRICS``,
@@ -14,6 +14,9 @@ A style without a classical teacher was learned from pictures: ``--style-set NAM
 palette are taken to them; what compares with a teacher is left out. Faces come from a list (``--faces``, or
 ``faces.csv`` beside the photos) or from a detector (``training.metrics.faces``).
 
+A checkpoint is ours or a named generator's (``training.models.named``); several of them are measured beside each other,
+style by style.
+
 ``--sheet out.png`` writes photo, teacher and network side by side, ``--plot out.png`` the figures. ``--check`` exits
 with 1 when one of the project's own bars (``training.metrics.bars``) is missed. ``--min-gap 0.6`` exits with 1 when a
 smooth style falls short, and when a style that is not smooth has an ST-LPIPS ratio above ``--max-ratio``.
@@ -21,7 +24,7 @@ smooth style falls short, and when a style that is not smooth has an ST-LPIPS ra
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -34,12 +37,12 @@ from sdk.errors import GateError, MissingRuntimeError, ToonEdgeError, UsageError
 from sdk.files import write_atomically
 from sdk.imaging import check_save_path, list_photos, save_picture
 from sdk.sheet import contact_sheet
-from training.checkpoint import Checkpoint, load_checkpoint
-from training.drawing import Drawn, draw
+from training.checkpoint import Checkpoint, NamedCheckpoint, load_any_checkpoint
+from training.drawing import Drawn, draw, scene
 from training.metrics import METRICS, Choice, chosen_metrics
 from training.metrics.bars import bars_table, check_bars, judge
 from training.metrics.faces import Face, find_faces, list_of_faces, read_faces
-from training.metrics.figures import Figures, table
+from training.metrics.figures import Comparison, Figures, StyleFigures, table
 from training.metrics.instruments import Instruments, Judge, prepare
 from training.plots import write_plot
 
@@ -48,7 +51,7 @@ DEFAULT_METRICS = ("ssim", "stlpips")
 
 
 def evaluate(
-    checkpoint: Checkpoint,
+    checkpoint: Checkpoint | NamedCheckpoint,
     photos: Sequence[Path],
     *,
     styles: Sequence[str] | None = None,
@@ -61,13 +64,35 @@ def evaluate(
     faces_from: str = "",
     quiet: bool = False,
 ) -> tuple[Figures, list[Drawn]]:
-    """Judges a network on photos.
+    """Judges one network on photos; arguments, figures, pictures and errors as ``compare`` has them."""
+    comparison, drawn = compare(
+        [checkpoint], photos, styles=styles, size=size, perceptual=perceptual, metrics=metrics,
+        instruments=instruments, faces=faces, style_sets=style_sets, faces_from=faces_from, quiet=quiet,
+    )  # fmt: skip
+    return comparison.figures[0], drawn[0]
+
+
+def compare(
+    checkpoints: Sequence[Checkpoint | NamedCheckpoint],
+    photos: Sequence[Path],
+    *,
+    styles: Sequence[str] | None = None,
+    size: int = 256,
+    perceptual: bool = True,
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    instruments: Instruments | None = None,
+    faces: Mapping[Path, Sequence[Face]] | None = None,
+    style_sets: Mapping[str, Sequence[Path]] | None = None,
+    faces_from: str = "",
+    quiet: bool = False,
+) -> tuple[Comparison, list[list[Drawn]]]:
+    """Judges networks on the same photos by the same teachers, which draw once.
 
     Args:
-        checkpoint: see ``training.checkpoint.load_checkpoint``.
+        checkpoints: see ``training.checkpoint.load_any_checkpoint``.
         photos: photo files that were not trained on.
-        styles: some of the checkpoint's styles; ``None``: all of them.
-        size: longest side of the network's input, px.
+        styles: some of the checkpoints' styles, each of which is measured where it is; ``None``: all of them.
+        size: longest side of the networks' input, px.
         perceptual: ``False`` takes ST-LPIPS out of ``metrics``.
         metrics: names from ``METRICS``.
         instruments: see ``prepare``; ``None`` loads what ``metrics`` need.
@@ -77,86 +102,163 @@ def evaluate(
         quiet: no progress bar.
 
     Returns:
-        The figures and, for a contact sheet, the pictures.
+        The figures and, for a contact sheet, the pictures of each checkpoint.
 
     Raises:
-        UsageError: no photos, an unreadable one, or a style that the checkpoint does not have.
+        UsageError: no photos, an unreadable one, a style that no checkpoint has, a checkpoint that has none of the
+            styles, or one that was given twice.
         MissingRuntimeError: a metric whose package is not installed.
     """
     if not photos:
         raise UsageError("there are no photos to evaluate on: give at least one.")
     if size < 32:
         raise UsageError(f"size {size} is too small to judge a style on: give at least 32 px.")
-    names = checkpoint.info.styles if styles is None else tuple(styles)
-    for style in (*names, *(style_sets or {})):
-        if style not in checkpoint.info.styles:
-            raise unknown_name("style", style, checkpoint.info.styles)
+    names = names_of(checkpoints)
+    wanted_styles = styles_of(checkpoints, names, styles, style_sets or {})
     wanted = tuple(name for name in METRICS if name in metrics and (perceptual or name != "stlpips"))
     if instruments is None:
         instruments, _ = prepare(Choice(names=wanted, asked=frozenset(wanted)), note=lambda _: None)
     console = Console(stderr=True, quiet=quiet)
-    drawn = [
-        draw(
-            checkpoint, path, names, size, faces=() if faces is None else faces[path], moving="flicker" in wanted
+    every_style = tuple(dict.fromkeys(style for own in wanted_styles for style in own))
+    drawn: list[list[Drawn]] = [[] for _ in checkpoints]
+    for path in track(photos, "draw", console=console, disable=quiet):
+        given = scene(path, every_style, size, faces=() if faces is None else faces[path])
+        for checkpoint, own, pictures in zip(checkpoints, wanted_styles, drawn, strict=True):
+            pictures.append(draw(checkpoint, given, own, moving="flicker" in wanted))
+    judge_by = Judge(wanted, instruments, drawn[0], size, style_sets)
+    curvature = judge_by.photo_curvature()
+    places = [(index, style) for index, own in enumerate(wanted_styles) for style in own]
+    rows: list[list[StyleFigures]] = [[] for _ in checkpoints]
+    for index, style in track(places, "measure", console=console, disable=quiet):
+        rows[index].append(judge_by.style(style, drawn[index]))
+    figures = [
+        Figures(
+            name=checkpoint.info.name,
+            version=checkpoint.info.version,
+            sha256=checkpoint.sha256,
+            photos=len(photos),
+            size=size,
+            photo_curvature=curvature,
+            faces=faces_from if faces is not None else "",
+            styles=tuple(own),
         )
-        for path in track(photos, "draw", console=console, disable=quiet)
-    ]  # fmt: skip
-    judge_by = Judge(wanted, instruments, drawn, size)
-    figures = Figures(
-        name=checkpoint.info.name,
-        version=checkpoint.info.version,
-        sha256=checkpoint.sha256,
-        photos=len(drawn),
-        size=size,
-        photo_curvature=judge_by.photo_curvature(),
-        faces=faces_from if faces is not None else "",
-        styles=tuple(
-            judge_by.style(style, (style_sets or {}).get(style))
-            for style in track(names, "measure", console=console, disable=quiet)
-        ),
+        for checkpoint, own in zip(checkpoints, rows, strict=True)
+    ]
+    return Comparison(names=names, figures=tuple(figures)), drawn
+
+
+def load_all(paths: Sequence[Path], note: Callable[[str], None]) -> list[Checkpoint | NamedCheckpoint]:
+    """Checkpoints of either kind; ``note`` is told which file is which when two have one name.
+
+    Raises:
+        UsageError: one that cannot be used, or the same one twice.
+    """
+    loaded = [load_any_checkpoint(path) for path in paths]
+    for name, one, path in zip(names_of(loaded), loaded, paths, strict=True):
+        if name != one.info.name:
+            note(f"{one.info.name} is the name of several checkpoints: {name} is {path}.")
+    return loaded
+
+
+def names_of(checkpoints: Sequence[Checkpoint | NamedCheckpoint]) -> tuple[str, ...]:
+    """What tells checkpoints apart: the name, and of those with the same name the start of the file's hash as well.
+
+    Raises:
+        UsageError: no checkpoint, or one that was given twice.
+    """
+    if not checkpoints:
+        raise UsageError("there is no checkpoint to evaluate: give at least one.")
+    found, hashes = [one.info.name for one in checkpoints], [one.sha256 for one in checkpoints]
+    for index, one in enumerate(checkpoints):
+        if one.sha256 in hashes[:index]:
+            raise UsageError(
+                f"the checkpoint {one.info.name} is given twice, as the same bytes: leave one of them out."
+            )
+    return tuple(
+        name if found.count(name) == 1 else f"{name}@{sha256[:8]}" for name, sha256 in zip(found, hashes, strict=True)
     )
-    return figures, drawn
 
 
-def check_gates(figures: Figures, *, min_gap: float, max_ratio: float) -> None:
+def styles_of(
+    checkpoints: Sequence[Checkpoint | NamedCheckpoint],
+    names: Sequence[str],
+    styles: Sequence[str] | None,
+    style_sets: Iterable[str],
+) -> list[tuple[str, ...]]:
+    """The styles to measure of each checkpoint: those asked for that it has, or all.
+
+    Raises:
+        UsageError: a style that no checkpoint has, or a checkpoint that has none of those asked for.
+    """
+    known = tuple(dict.fromkeys(style for one in checkpoints for style in one.info.styles))
+    for style in (*(styles or ()), *style_sets):
+        if style not in known:
+            raise unknown_name("style", style, known)
+    if styles is None:
+        return [one.info.styles for one in checkpoints]
+    found = [tuple(style for style in styles if style in one.info.styles) for one in checkpoints]
+    for name, one, own in zip(names, checkpoints, found, strict=True):
+        if not own:
+            raise UsageError(
+                f"checkpoint {name} has none of the styles asked for ({', '.join(styles)}), only "
+                f"{', '.join(one.info.styles)}: leave it out, or ask for one of its styles as well."
+            )
+    return found
+
+
+def check_gates(figures: Figures | Comparison, *, min_gap: float, max_ratio: float) -> None:
     """Holds smooth styles to ``min_gap`` and the others to ``max_ratio``; styles without a teacher have neither.
 
     Raises:
         GateError: one sentence with every style that falls short.
         UsageError: a style was measured without what it is judged by, or no style has a teacher.
     """
-    if not any(row.taught for row in figures.styles):
+    lines = Comparison.of(figures).lines
+    if not any(row.taught for _, row in lines):
         raise UsageError("--min-gap judges styles by their teacher, and none of these has one: use --check.")
     short = []
-    for row in figures.styles:
+    for name, row in lines:
         if not row.taught:
             continue
+        style = f"{row.style} of {name}" if name else row.style
         if row.smooth:
             if row.gap is None:
                 raise UsageError(
                     f"style {row.style!r} is judged by the gap, which was not measured: add ssim to --metrics."
                 )
             if not row.gap >= min_gap:
-                short.append(f"{row.style} closes {row.gap:.1%} of the gap, not {min_gap:.0%}")
+                short.append(f"{style} closes {row.gap:.1%} of the gap, not {min_gap:.0%}")
         elif row.stlpips_ratio is None:
             raise UsageError(
                 f"style {row.style!r} is judged by ST-LPIPS, which was not measured: leave --no-stlpips out."
             )
         elif not row.stlpips_ratio <= max_ratio:
-            short.append(f"{row.style} has an ST-LPIPS ratio of {row.stlpips_ratio:.2f}, above {max_ratio:.2f}")
+            short.append(f"{style} has an ST-LPIPS ratio of {row.stlpips_ratio:.2f}, above {max_ratio:.2f}")
     if short:
-        raise GateError(f"the checkpoint falls short: {'; '.join(short)}: train longer or wider.")
+        who = "checkpoints fall" if any(name for name, _ in lines) else "checkpoint falls"
+        raise GateError(f"the {who} short: {'; '.join(short)}: train longer or wider.")
 
 
-def sheet_of(drawn: Sequence[Drawn], *, title: str = "", cell: int = 192) -> Image.Image:
-    """A contact sheet: photo, then teacher (where there is one) and network of each style."""
-    columns, rows = ["photo"], [[one.photo] for one in drawn]
-    for style in drawn[0].results:
-        taught = style in drawn[0].teachers
-        columns += [f"{style}: teacher", "network"] if taught else [f"{style}: network"]
-        for row, one in zip(rows, drawn, strict=True):
-            row.extend([one.teachers[style], one.results[style]] if taught else [one.results[style]])
-    return contact_sheet(rows, columns=columns, rows=[one.name for one in drawn], title=title, cell=cell)
+def sheet_of(*drawn: Sequence[Drawn], names: Sequence[str] = (), title: str = "", cell: int = 192) -> Image.Image:
+    """A contact sheet: photo, then each style's teacher (where there is one) and networks.
+
+    Args:
+        drawn: the pictures of each checkpoint, of the same photos.
+        names: headings of the checkpoints; a lone one is called "network".
+        title, cell: see ``sdk.sheet.contact_sheet``.
+    """
+    photos, headings = drawn[0], names if len(drawn) > 1 else ("network",)
+    columns, rows = ["photo"], [[one.photo] for one in photos]
+    for style in dict.fromkeys(style for own in drawn for style in own[0].results):
+        having = [(name, own) for name, own in zip(headings, drawn, strict=True) if style in own[0].results]
+        if style in photos[0].teachers:
+            columns += [f"{style}: teacher", *(name for name, _ in having)]
+        else:
+            columns += [f"{style}: {name}" for name, _ in having]
+        for index, (row, one) in enumerate(zip(rows, photos, strict=True)):
+            row.extend([one.teachers[style]] if style in one.teachers else [])
+            row.extend(own[index].results[style] for _, own in having)
+    return contact_sheet(rows, columns=columns, rows=[one.name for one in photos], title=title, cell=cell)
 
 
 def faces_of(
@@ -226,7 +328,12 @@ _METRICS_HELP = (
 @app.command()
 def main(
     *,
-    checkpoint: Annotated[Path, typer.Option(help="A .safetensors checkpoint.")],
+    checkpoint: Annotated[
+        list[Path],
+        typer.Option(
+            help="A .safetensors checkpoint, ours or a named generator's; repeatable: measured beside each other."
+        ),
+    ],
     photos: Annotated[Path, typer.Option(help="Folder of photos that were not trained on.")] = Path(
         "edge_tests/photos/test"
     ),
@@ -254,7 +361,7 @@ def main(
     min_gap: Annotated[float | None, typer.Option(help="Exit with 1 when a smooth style closes less.")] = None,
     max_ratio: Annotated[float, typer.Option(help="With --min-gap: bar of the other styles.")] = 0.5,
 ) -> None:
-    """Judge a checkpoint on held-out photos: against its teachers, its styles' pictures and the photos."""
+    """Judge checkpoints on held-out photos: against their teachers, their styles' pictures and the photos."""
     console = Console(stderr=True)
 
     def note(text: str) -> None:
@@ -270,24 +377,25 @@ def main(
             raise UsageError(f"plot {plot} is no .png: give a name that ends in .png.")
         paths = list_photos(photos)[:limit]
         sets = style_sets_of(style_set or ())
-        loaded = load_checkpoint(checkpoint)
+        loaded = load_all(checkpoint, note)
         instruments, names = prepare(choice, lpips_weights=lpips_weights, fid_weights=fid_weights, note=note)
         boxes, source = None, ""
         if {"detail", "skin"} & set(names):
             boxes, source = faces_of(paths, photos, faces, needed="skin" in choice.asked, note=note)
-        figures, drawn = evaluate(
+        figures, drawn = compare(
             loaded, paths, styles=style, size=size, metrics=names, instruments=instruments, faces=boxes,
             faces_from=source, style_sets=sets,
         )  # fmt: skip
-        for row in figures.styles:
-            if not row.taught and row.style not in sets and {"kid", "palette"} & set(names):
-                note(f"style {row.style!r} has no teacher: name its pictures with --style-set {row.style}=DIR for KID.")
+        untaught = dict.fromkeys(row.style for _, row in figures.lines if not row.taught and row.style not in sets)
+        for name in untaught if {"kid", "palette"} & set(names) else ():
+            note(f"style {name!r} has no teacher: name its pictures with --style-set {name}=DIR for KID.")
         judgements = judge(figures)
         typer.echo(figures.to_json() if json_ else f"{table(figures)}\n\n{bars_table(judgements)}")
         if out is not None:
             write_atomically(out, figures.to_json() + "\n")
         if sheet is not None:
-            save_picture(sheet_of(drawn, title=f"{figures.name}: photo | teacher | network"), sheet)
+            title = f"{', '.join(figures.names)}: photo | teacher | network"
+            save_picture(sheet_of(*drawn, names=figures.names, title=title), sheet)
         if plot is not None:
             write_plot(figures, plot)
         if min_gap is not None:

@@ -1,4 +1,4 @@
-"""The figures of an evaluation as one picture: a panel a metric, a bar a style, the project's bars as lines."""
+"""The figures of an evaluation as one picture: a panel a metric, a bar a style and checkpoint, the limits as lines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sdk.errors import MissingRuntimeError
 from sdk.files import write_atomically
 from training.metrics.bars import Judgement, Outcome, judge
-from training.metrics.figures import Appearance, Figures, StyleFigures
+from training.metrics.figures import Appearance, Comparison, Figures, StyleFigures
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -77,8 +77,8 @@ _PANELS: tuple[_Panel, ...] = (
 )  # fmt: skip
 
 
-def write_plot(figures: Figures, path: Path) -> None:
-    """Draws what was measured, as PNG.
+def write_plot(figures: Figures | Comparison, path: Path) -> None:
+    """Draws what was measured, as PNG; checkpoints that were compared are beside each other in every style.
 
     Raises:
         MissingRuntimeError: matplotlib is not installed.
@@ -88,19 +88,20 @@ def write_plot(figures: Figures, path: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError:
         raise MissingRuntimeError.for_extra("drawing the plot", "matplotlib", "report") from None
-    judged = {(one.style, one.bar): one for one in judge(figures)}
-    shown = [panel for panel in _PANELS if any(panel.value(row) is not None for row in figures.styles)]
+    given = Comparison.of(figures)
+    judged = {(one.checkpoint, one.style, one.bar): one for one in judge(given)}
+    shown = [panel for panel in _PANELS if any(panel.value(row) is not None for _, row in given.lines)]
     columns = min(_COLUMNS, max(1, len(shown)))
     rows = max(1, -(-len(shown) // columns))
-    figure = Figure(figsize=(3.1 * columns, (0.9 + 0.3 * len(figures.styles)) * rows + 0.9), layout="constrained")
+    figure = Figure(figsize=(3.1 * columns, (0.9 + 0.3 * len(given.lines)) * rows + 0.9), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for index, axes in enumerate(grid.flat):
         if index >= len(shown):
             axes.set_visible(False)
             continue
-        _draw(axes, shown[index], figures.styles, judged)
+        _draw(axes, shown[index], given.lines, judged)
     figure.suptitle(
-        f"{figures.name} {figures.version}: {figures.photos} held-out photos at {figures.size} px (dotted: a bar)",
+        f"{given.title}: {given.figures[0].photos} held-out photos at {given.figures[0].size} px (dotted: a bar)",
         fontsize=12, fontweight="bold", x=0.02, ha="left",
     )  # fmt: skip
     buffer = io.BytesIO()
@@ -110,13 +111,16 @@ def write_plot(figures: Figures, path: Path) -> None:
 
 
 def _draw(
-    axes: Axes, panel: _Panel, styles: tuple[StyleFigures, ...], judged: dict[tuple[str, str], Judgement]
+    axes: Axes,
+    panel: _Panel,
+    lines: tuple[tuple[str, StyleFigures], ...],
+    judged: dict[tuple[str, str, str], Judgement],
 ) -> None:
-    for place, row in enumerate(styles):
+    for place, (name, row) in enumerate(lines):
         value = panel.value(row)
         if value is None:
             continue
-        found = [judged[row.style, bar] for bar in panel.bars if (row.style, bar) in judged]
+        found = [judged[name, row.style, bar] for bar in panel.bars if (name, row.style, bar) in judged]
         short = any(one.outcome in (Outcome.FAIL, Outcome.NOT_MET) for one in found)
         axes.barh(place, value, height=0.62, color=_SHORT if short else _GOOD if found else _PLAIN)
         other = None if panel.beside is None else panel.beside(row)
@@ -129,8 +133,9 @@ def _draw(
             fontsize=7, bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.6, "alpha": 0.85},
         )  # fmt: skip
     axes.axvline(0, color=_INK, linewidth=0.6)
-    axes.set_yticks(range(len(styles)), [row.style for row in styles], fontsize=8)
-    axes.set_ylim(len(styles) - 0.4, -0.6)
+    labels = [f"{row.style}, {name}" if name else row.style for name, row in lines]
+    axes.set_yticks(range(len(lines)), labels, fontsize=8)
+    axes.set_ylim(len(lines) - 0.4, -0.6)
     axes.margins(x=0.18)
     axes.tick_params(axis="x", labelsize=7)
     note = f" (line: {panel.what})" if panel.what else ""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from sdk.errors import GateError
-from training.metrics.figures import Appearance, Figures, StyleFigures
+from training.metrics.figures import Appearance, Comparison, Figures, StyleFigures, name_column
 
 #: Share of the gap that a smooth style closes at least; a style by its own name where it has a bar of its own.
 MIN_GAP, MIN_GAPS = 0.70, {"pencil": 0.80}
@@ -120,6 +120,7 @@ class Judgement:
         limit: the bar.
         outcome: the verdict.
         digits: of the value, in tables.
+        checkpoint: whose style, where there are several.
     """
 
     style: str
@@ -130,14 +131,16 @@ class Judgement:
     limit: float
     outcome: Outcome
     digits: int
+    checkpoint: str = ""
 
 
-def judge(figures: Figures) -> tuple[Judgement, ...]:
-    """Every bar on every style that it applies to; a NaN fails."""
-    return tuple(_judge(bar, row) for row in figures.styles for bar in BARS if bar.applies(row))
+def judge(figures: Figures | Comparison) -> tuple[Judgement, ...]:
+    """Every bar on every style of every checkpoint that it applies to; a NaN fails."""
+    lines = Comparison.of(figures).lines
+    return tuple(_judge(bar, row, name) for name, row in lines for bar in BARS if bar.applies(row))
 
 
-def _judge(bar: Bar, row: StyleFigures) -> Judgement:
+def _judge(bar: Bar, row: StyleFigures, checkpoint: str) -> Judgement:
     value, limit = bar.value(row), bar.limit(row)
     good, bad = (Outcome.PASS, Outcome.FAIL) if bar.ours else (Outcome.MET, Outcome.NOT_MET)
     if value is None:
@@ -148,34 +151,38 @@ def _judge(bar: Bar, row: StyleFigures) -> Judgement:
     relation = (">" if bar.least else "<") + ("" if bar.strict else "=")
     return Judgement(
         style=row.style, bar=bar.name, ours=bar.ours, value=value, relation=relation, limit=limit, outcome=outcome,
-        digits=bar.digits,
+        digits=bar.digits, checkpoint=checkpoint,
     )  # fmt: skip
 
 
 def bars_table(judgements: Sequence[Judgement]) -> str:
-    """One line a style and bar: value, what is asked, verdict; customary thresholds are marked so."""
-    lines = [f"{'style':<12} {'bar':<30} {'value':>9} {'asked':>9}  verdict"]
+    """One line a style, checkpoint and bar: value, what is asked, verdict; customary thresholds are marked so."""
+    whose = name_column("checkpoint", [one.checkpoint for one in judgements])
+    lines = [f"{'style':<12} {whose('checkpoint')}{'bar':<30} {'value':>9} {'asked':>9}  verdict"]
     for one in judgements:
         value = "-" if one.value is None else f"{one.value:.{one.digits}f}"
         note = "" if one.ours else " (customary)"
         lines.append(
-            f"{one.style:<12} {one.bar:<30} {value:>9} {f'{one.relation} {one.limit:g}':>9}  {one.outcome}{note}"
+            f"{one.style:<12} {whose(one.checkpoint)}{one.bar:<30} {value:>9} {f'{one.relation} {one.limit:g}':>9}  "
+            f"{one.outcome}{note}"
         )
     return "\n".join(lines)
 
 
 def check_bars(judgements: Sequence[Judgement]) -> None:
-    """Holds the checkpoint to the project's own bars; what was not measured did not pass.
+    """Holds every checkpoint to the project's own bars; what was not measured did not pass.
 
     Raises:
         GateError: one sentence with all that falls short.
     """
     short = []
     for one in judgements:
+        style = f"{one.style} of {one.checkpoint}" if one.checkpoint else one.style
         if one.ours and one.outcome is Outcome.UNKNOWN:
-            short.append(f"{one.style}: {one.bar} was not measured")
+            short.append(f"{style}: {one.bar} was not measured")
         elif one.ours and one.outcome is not Outcome.PASS:
             seen = f"{one.value:.{one.digits}f}"
-            short.append(f"{one.style}: {one.bar} is {seen}, asked is {one.relation} {one.limit:g}")
+            short.append(f"{style}: {one.bar} is {seen}, asked is {one.relation} {one.limit:g}")
     if short:
-        raise GateError(f"the checkpoint falls short of {len(short)} bars: {'; '.join(short)}.")
+        who = "checkpoints fall" if any(one.checkpoint for one in judgements) else "checkpoint falls"
+        raise GateError(f"the {who} short of {len(short)} bars: {'; '.join(short)}.")

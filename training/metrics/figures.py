@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
+from typing import Any
 
 #: Mean chroma (LAB) of a style's own pictures from which on it is a colour style, whose skin tones are judged.
 COLOUR_CHROMA = 8.0
@@ -145,59 +147,117 @@ class Figures:
 
     def to_json(self) -> str:
         """Stable, readable JSON, with what follows from the figures (ratios, the skin bias) written out."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    def to_dict(self) -> dict[str, Any]:
+        """What ``to_json`` writes."""
         described = dataclasses.asdict(self)
         for row, style in zip(described["styles"], self.styles, strict=True):
             row["stlpips_ratio"], row["kid_ratio"] = style.stlpips_ratio, style.kid_ratio
             for name, hand in (("network", style.network), ("teacher", style.teacher)):
                 if hand is not None:
                     row[name]["skin_bias"] = hand.skin_bias
-        return json.dumps(described, indent=2)
+        return described
 
 
-def table(figures: Figures) -> str:
-    """The figures, one line a style; a second part for what is judged against the photo alone, if that was measured."""
-    lines = [f"{figures.name} {figures.version}, {figures.photos} photos, working size {figures.size} px"]
-    if any(row.ssim is not None or row.stlpips is not None for row in figures.styles):
-        lines += _to_teacher(figures.styles)
-    if any(row.network is not None or row.kid is not None or row.flicker is not None for row in figures.styles):
-        lines += ["", *_own(figures)]
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """Checkpoints that were judged on the same photos; one alone is a comparison, too.
+
+    Attributes:
+        names: what tells the checkpoints apart, in the order they were given.
+        figures: one a name.
+    """
+
+    names: tuple[str, ...]
+    figures: tuple[Figures, ...]
+
+    @classmethod
+    def of(cls, figures: Figures | Comparison) -> Comparison:
+        """Figures of one checkpoint as a comparison."""
+        return figures if isinstance(figures, Comparison) else cls(names=(figures.name,), figures=(figures,))
+
+    @property
+    def title(self) -> str:
+        """Names with their versions."""
+        return ", ".join(f"{name} {one.version}" for name, one in zip(self.names, self.figures, strict=True))
+
+    @property
+    def lines(self) -> tuple[tuple[str, StyleFigures], ...]:
+        """Every checkpoint's styles, those of one style beside each other; the name of a lone checkpoint is empty."""
+        names = self.names if len(self.names) > 1 else ("",)
+        rows = [(name, row) for name, one in zip(names, self.figures, strict=True) for row in one.styles]
+        styles = list(dict.fromkeys(row.style for _, row in rows))
+        return tuple(sorted(rows, key=lambda line: styles.index(line[1].style)))
+
+    def to_json(self) -> str:
+        """The object of a lone checkpoint (``Figures.to_json``), or a list of such, in the order they were given."""
+        described = [one.to_dict() for one in self.figures]
+        return json.dumps(described if len(described) > 1 else described[0], indent=2)
+
+
+def table(figures: Figures | Comparison) -> str:
+    """The figures, one line a style; a second part for what is judged against the photo alone, if that was measured.
+
+    Several checkpoints have a line each in every style that they have, and say which is whose.
+    """
+    given = Comparison.of(figures)
+    first, rows = given.figures[0], [row for _, row in given.lines]
+    lines = [f"{given.title}, {first.photos} photos, working size {first.size} px"]
+    if any(row.ssim is not None or row.stlpips is not None for row in rows):
+        lines += _to_teacher(given.lines)
+    if any(row.network is not None or row.kid is not None or row.flicker is not None for row in rows):
+        lines += ["", *_own(given)]
     return "\n".join(lines)
 
 
-def _to_teacher(styles: Sequence[StyleFigures]) -> list[str]:
+def name_column(heading: str, names: Sequence[str]) -> Callable[[str], str]:
+    """What writes a name into a column that is left out when no name is given; the heading counts as one."""
+    width = max((len(name) for name in (heading, *names)), default=0) if any(names) else 0
+    return lambda name: f"{name:<{width}} " if width else ""
+
+
+def _to_teacher(styles: Sequence[tuple[str, StyleFigures]]) -> list[str]:
+    whose = name_column("checkpoint", [name for name, _ in styles])
     lines = [
-        f"{'style':<12} {'SSIM':>7} {'worst':>7} {'photo':>7} {'gap':>7} {'ST-LPIPS':>9} {'photo':>7} {'ratio':>6} "
-        f"{'PSNR':>6} {'LPIPS':>7} {'FID':>6}  worst photo"
+        f"{'style':<12} {whose('checkpoint')}{'SSIM':>7} {'worst':>7} {'photo':>7} {'gap':>7} {'ST-LPIPS':>9} "
+        f"{'photo':>7} {'ratio':>6} {'PSNR':>6} {'LPIPS':>7} {'FID':>6}  worst photo"
     ]
-    for row in styles:
+    for name, row in styles:
         if not row.taught:
             continue
         lines.append(
-            f"{row.style:<12} {_cell(row.ssim, 7, 4)} {_cell(row.worst_ssim, 7, 4)} {_cell(row.photo_ssim, 7, 4)} "
-            f"{_cell(row.gap, 7, 1, percent=True)} {_cell(row.stlpips, 9, 4)} {_cell(row.photo_stlpips, 7, 4)} "
-            f"{_cell(row.stlpips_ratio, 6, 2)} {_cell(row.psnr_db, 6, 2)} {_cell(row.lpips, 7, 4)} "
-            f"{_cell(row.fid, 6, 1)}  {row.worst_photo}"
+            f"{row.style:<12} {whose(name)}{_cell(row.ssim, 7, 4)} {_cell(row.worst_ssim, 7, 4)} "
+            f"{_cell(row.photo_ssim, 7, 4)} {_cell(row.gap, 7, 1, percent=True)} {_cell(row.stlpips, 9, 4)} "
+            f"{_cell(row.photo_stlpips, 7, 4)} {_cell(row.stlpips_ratio, 6, 2)} {_cell(row.psnr_db, 6, 2)} "
+            f"{_cell(row.lpips, 7, 4)} {_cell(row.fid, 6, 1)}  {row.worst_photo}"
         )
     return lines
 
 
-def _own(figures: Figures) -> list[str]:
+def _own(given: Comparison) -> list[str]:
+    curvature, faces = given.figures[0].photo_curvature, given.figures[0].faces
+    width = max([8, *(len(name) for name, _ in given.lines)])
     lines = [
-        f"{'style':<12} {'of':<8} {'KID':>7} {'ratio':>6} {'palette':>7} {'detail':>7} {'worst':>6} {'edges':>6} "
+        f"{'style':<12} {'of':<{width}} {'KID':>7} {'ratio':>6} {'palette':>7} {'detail':>7} {'worst':>6} {'edges':>6} "
         f"{'added':>6} {'skin':>6} {'worst':>6} {'L dark':>7} {'L light':>7} {'curve':>6} {'consist':>7} {'flicker':>7}"
     ]
-    for row in figures.styles:
-        shares = f"{_cell(row.kid, 7, 3)} {_cell(row.kid_ratio, 6, 2)} {_cell(row.palette, 7, 2)}"
-        lines.append(f"{row.style:<12} {'network':<8} {shares} {_hand(row.network)} {_cell(row.flicker, 7, 2)}")
+    for style, group in groupby(given.lines, key=lambda line: line[1].style):
+        own = list(group)
+        for index, (name, row) in enumerate(own):
+            shares = f"{_cell(row.kid, 7, 3)} {_cell(row.kid_ratio, 6, 2)} {_cell(row.palette, 7, 2)}"
+            heading = f"{style if index == 0 else '':<12} {name or 'network':<{width}}"
+            lines.append(f"{heading} {shares} {_hand(row.network)} {_cell(row.flicker, 7, 2)}")
+        row = own[0][1]  # teacher and photo are the same for all of them
         if row.teacher is not None:
-            blank = " ".join(_cell(None, width, 0) for width in (7, 6, 7))
-            lines.append(f"{'':<12} {'teacher':<8} {blank} {_hand(row.teacher)} {_cell(None, 7, 0)}")
+            blank = " ".join(_cell(None, cells, 0) for cells in (7, 6, 7))
+            lines.append(f"{'':<12} {'teacher':<{width}} {blank} {_hand(row.teacher)} {_cell(None, 7, 0)}")
         if row.photo_kid is not None or row.photo_palette is not None:
             shares = f"{_cell(row.photo_kid, 7, 3)} {_cell(None, 6, 0)} {_cell(row.photo_palette, 7, 2)}"
-            photo = Appearance(curvature=figures.photo_curvature)
-            lines.append(f"{'':<12} {'photo':<8} {shares} {_hand(photo)} {_cell(None, 7, 0)}")
-    if figures.faces:
-        lines.append(f"faces: {figures.faces}")
+            photo = Appearance(curvature=curvature)
+            lines.append(f"{'':<12} {'photo':<{width}} {shares} {_hand(photo)} {_cell(None, 7, 0)}")
+    if faces:
+        lines.append(f"faces: {faces}")
     return lines
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import torch
 from sdk.errors import MissingRuntimeError
 from sdk.imaging import read_photo, resize
 from sdk.metrics import psnr_db, ssim
-from training.drawing import Drawn
+from training.drawing import Drawn, Scene
 from training.filters import FILTERS
 from training.losses import Perceptual, gap_closed
 from training.metrics import Choice
@@ -77,39 +77,80 @@ def prepare(
     return Instruments(**loaded), tuple(name for name in choice.names if name not in absent)
 
 
-class Judge:
-    """Measures styles on drawn photos; what depends on the photos alone is measured once."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Reference:
+    """What a style is judged by, whichever network drew it.
 
-    def __init__(self, metrics: Sequence[str], instruments: Instruments, drawn: Sequence[Drawn], size: int) -> None:
-        self.metrics, self.tools, self.drawn, self.size = frozenset(metrics), instruments, drawn, size
-        self.photos = [one.photo for one in drawn]
+    Attributes:
+        teachers: the teacher's pictures of the photos; ``None`` for a style without one.
+        pictures: what KID and palette are taken to; ``None`` when there are none, or neither is measured.
+        paired: they are the teacher's, of the same photos.
+        features: theirs, for KID.
+        figures: fields of ``StyleFigures`` that no network has a part in.
+    """
+
+    teachers: list[np.ndarray] | None
+    pictures: list[np.ndarray] | None
+    paired: bool
+    features: np.ndarray | None
+    figures: dict[str, Any]
+
+
+class Judge:
+    """Measures styles on drawn photos; what depends on photos and teachers alone is measured once.
+
+    Args:
+        metrics: names that can be measured.
+        instruments: see ``prepare``.
+        scenes: the photos and their teachers' pictures.
+        size: longest side of a style set's pictures, px.
+        style_sets: pictures of a style, instead of its teacher's.
+    """
+
+    def __init__(
+        self,
+        metrics: Sequence[str],
+        instruments: Instruments,
+        scenes: Sequence[Scene],
+        size: int,
+        style_sets: Mapping[str, Sequence[Path]] | None = None,
+    ) -> None:
+        self.metrics, self.tools, self.scenes, self.size = frozenset(metrics), instruments, scenes, size
+        self.style_sets = style_sets or {}
+        self.photos = [one.photo for one in scenes]
         self.edges = [edges(photo) for photo in self.photos]
+        self._references: dict[str, _Reference] = {}
         # One photo has no distribution: neither a kernel distance nor a variance.
-        several = len(drawn) > 1
+        several = len(scenes) > 1
         network = instruments.features if several else None
         self.kernel_network = network if "kid" in self.metrics else None
         self.texture_network = network if "consistency" in self.metrics else None
         self.photo_features = None if self.kernel_network is None else pooled_features(self.kernel_network, self.photos)
         self.photo_variance = self._variance(self.photos)
 
-    def style(self, style: str, style_set: Sequence[Path] | None) -> StyleFigures:
-        """All figures of one style; ``style_set``: its own pictures, instead of its teacher's."""
-        results = [one.results[style] for one in self.drawn]
-        taught = style in FILTERS
-        teachers = [one.teachers[style] for one in self.drawn] if taught else None
-        found: dict[str, Any] = {}
-        if teachers is not None:
-            found |= self._to_teacher(results, teachers)
-        if {"kid", "palette", "skin"} & self.metrics:
-            found |= self._to_pictures(results, teachers, style_set)
-        own = {"detail", "skin", "lines", "consistency"} & self.metrics
+    def style(self, style: str, drawn: Sequence[Drawn]) -> StyleFigures:
+        """All figures of one style of the network that drew ``drawn``, the scenes in their order."""
+        if style not in self._references:
+            self._references[style] = self._reference(style)
+        reference = self._references[style]
+        results = [one.results[style] for one in drawn]
+        taught = reference.teachers is not None
+        found = dict(reference.figures)
+        if reference.teachers is not None:
+            found |= self._to_teacher(results, reference.teachers)
+        if "ssim" in found:
+            found["gap"] = gap_closed(found["ssim"], found["photo_ssim"])
+        if reference.features is not None and self.kernel_network is not None:
+            own = pooled_features(self.kernel_network, results)
+            found["kid"] = polynomial_mmd(own, reference.features, paired=reference.paired)
+        if reference.pictures is not None and "palette" in self.metrics:
+            found["palette"] = palette_distance(results, reference.pictures)
         return StyleFigures(
             style=style,
             smooth=taught and FILTERS[style].smooth,
             taught=taught,
-            flicker=_mean([one.flicker[style] for one in self.drawn]) if "flicker" in self.metrics else None,
-            network=self._appearance(results) if own else None,
-            teacher=self._appearance(teachers) if own and teachers is not None else None,
+            flicker=_mean([one.flicker[style] for one in drawn]) if "flicker" in self.metrics else None,
+            network=self._appearance(results),
             **found,
         )
 
@@ -121,62 +162,66 @@ class Judge:
         found: dict[str, Any] = {}
         if "ssim" in self.metrics:
             similarities = _each(_ssim, results, teachers)
-            mean, photo = float(np.mean(similarities)), float(np.mean(_each(_ssim, self.photos, teachers)))
             worst = int(np.argmin(similarities))
             found = {
-                "ssim": mean,
+                "ssim": float(np.mean(similarities)),
                 "worst_ssim": similarities[worst],
-                "worst_photo": self.drawn[worst].name,
-                "photo_ssim": photo,
-                "gap": gap_closed(mean, photo),
+                "worst_photo": self.scenes[worst].name,
             }
         if "psnr" in self.metrics:
             found["psnr_db"] = float(
                 np.mean(_each(lambda one, other: psnr_db(one / 255, other / 255), results, teachers))
             )
         if self.tools.perceptual is not None:
-            network = self.tools.perceptual
-            for name, pictures in (("stlpips", results), ("photo_stlpips", self.photos)):
-                found[name] = float(np.mean(_each(lambda a, b: _distance(network, a, b), pictures, teachers)))
+            found["stlpips"] = _mean_distance(self.tools.perceptual, results, teachers)
         if self.tools.lpips is not None:
             found["lpips"] = float(np.mean(self.tools.lpips.each(results, teachers)))
         if self.tools.fid is not None and len(results) > 1:
             found["fid"] = self.tools.fid.between(results, teachers)
         return found
 
-    def _to_pictures(
-        self, results: list[np.ndarray], teachers: list[np.ndarray] | None, style_set: Sequence[Path] | None
-    ) -> dict[str, Any]:
-        """KID and palette to the style's own pictures: those named, else its teacher's; nothing without either."""
-        if style_set is not None:
-            pictures = [_fitted(read_photo(path).rgb, self.size) for path in style_set]
-        elif teachers is not None:
-            pictures = teachers
-        else:
-            return {}
-        found: dict[str, Any] = {
-            "reference_pictures": len(pictures),
-            "reference_chroma": float(np.mean([mean_chroma(picture) for picture in pictures])),
-        }
-        if self.kernel_network is not None and self.photo_features is not None:
-            own, references = (pooled_features(self.kernel_network, group) for group in (results, pictures))
-            paired = style_set is None  # a teacher drew the same photos
-            found["kid"] = polynomial_mmd(own, references, paired=paired)
-            found["photo_kid"] = polynomial_mmd(self.photo_features, references, paired=paired)
-        if "palette" in self.metrics:
-            found["palette"] = palette_distance(results, pictures)
-            found["photo_palette"] = palette_distance(self.photos, pictures)
-        return found
+    def _reference(self, style: str) -> _Reference:
+        """Pictures, features and figures of a style, without any network."""
+        teachers = [one.teachers[style] for one in self.scenes] if style in FILTERS else None
+        found: dict[str, Any] = {}
+        if teachers is not None:
+            found["teacher"] = self._appearance(teachers)
+            if "ssim" in self.metrics:
+                found["photo_ssim"] = float(np.mean(_each(_ssim, self.photos, teachers)))
+            if self.tools.perceptual is not None:
+                found["photo_stlpips"] = _mean_distance(self.tools.perceptual, self.photos, teachers)
+        pictures, features = None, None
+        paired = style not in self.style_sets  # a teacher drew the same photos
+        if {"kid", "palette", "skin"} & self.metrics:
+            pictures = self._pictures(style, teachers)
+        if pictures is not None:
+            found["reference_pictures"] = len(pictures)
+            found["reference_chroma"] = float(np.mean([mean_chroma(picture) for picture in pictures]))
+            if self.kernel_network is not None and self.photo_features is not None:
+                features = pooled_features(self.kernel_network, pictures)
+                found["photo_kid"] = polynomial_mmd(self.photo_features, features, paired=paired)
+            if "palette" in self.metrics:
+                found["photo_palette"] = palette_distance(self.photos, pictures)
+        return _Reference(teachers=teachers, pictures=pictures, paired=paired, features=features, figures=found)
 
-    def _appearance(self, pictures: list[np.ndarray]) -> Appearance:
-        found: dict[str, Any] = {"faces": sum(len(one.faces) for one in self.drawn)}
+    def _pictures(self, style: str, teachers: list[np.ndarray] | None) -> list[np.ndarray] | None:
+        """The style's own pictures: those named, else its teacher's; ``None`` without either."""
+        if style not in self.style_sets:
+            return teachers
+        return [_fitted(read_photo(path).rgb, self.size) for path in self.style_sets[style]]
+
+    def _appearance(self, pictures: list[np.ndarray]) -> Appearance | None:
+        """Pictures of the scenes, judged against the photos; ``None`` when nothing of that is measured."""
+        if not {"detail", "skin", "lines", "consistency"} & self.metrics:
+            return None
+        found: dict[str, Any] = {"faces": sum(len(one.faces) for one in self.scenes)}
         if "detail" in self.metrics:
             drawn_edges = [edges(picture) for picture in pictures]
             found["edge_recall"] = _mean(_each(edge_recall, self.edges, drawn_edges))
             found["edges_added"] = _mean(_each(edges_added, self.edges, drawn_edges))
             kept = {
                 (one.name, index): edge_recall(photo, cartoon, region)
-                for one, photo, cartoon in zip(self.drawn, self.edges, drawn_edges, strict=True)
+                for one, photo, cartoon in zip(self.scenes, self.edges, drawn_edges, strict=True)
                 for index, (region, _) in enumerate(one.faces)
             }
             kept = {place: value for place, value in kept.items() if not np.isnan(value)}
@@ -191,7 +236,7 @@ class Judge:
             found["chroma"] = float(np.mean([mean_chroma(picture) for picture in pictures]))
             changes = [
                 skin_change(one.photo, picture, region, name=one.name, person=person)
-                for one, picture in zip(self.drawn, pictures, strict=True)
+                for one, picture in zip(self.scenes, pictures, strict=True)
                 for region, person in one.faces
             ]
             if changes:
@@ -238,6 +283,6 @@ def _ssim(picture: np.ndarray, reference: np.ndarray) -> float:
     return ssim(picture.astype(np.float64) / 255, reference.astype(np.float64) / 255)
 
 
-def _distance(distance: Perceptual, picture: np.ndarray, reference: np.ndarray) -> float:
+def _mean_distance(distance: Perceptual, pictures: Sequence[np.ndarray], references: Sequence[np.ndarray]) -> float:
     with torch.inference_mode():
-        return float(distance(tensor_of(picture), tensor_of(reference)))
+        return float(np.mean(_each(lambda a, b: float(distance(tensor_of(a), tensor_of(b))), pictures, references)))

