@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from sdk.errors import UsageError
 from training.metrics.features import FEATURES, SIDE, EffLite0
+from training.metrics.kernel import cubic, mean_off_diagonal
 
 #: Drawn pictures of earlier steps that a batch is paired with.
 QUEUE = 120
@@ -27,11 +28,6 @@ QUEUE = 120
 SHOWN = 256
 #: Most pixels that ``moved`` cuts off a side, and the smallest share of the network's input it scales to.
 SHIFT, SMALLEST = 8, 0.78
-
-
-def cubic(a: Tensor, b: Tensor) -> Tensor:
-    """``m x d`` and ``n x d`` features to ``m x n`` kernels ``(a . b / d + 1)^3``, as ``training.metrics.kernel``."""
-    return (a @ b.T / a.shape[1] + 1.0) ** 3
 
 
 def moved(pictures: Tensor) -> Tensor:
@@ -80,9 +76,8 @@ class SetDistance(nn.Module):
         count = len(features)
         if count < 2:
             raise UsageError(f"loss.kid: a kernel distance to {count} picture of the style is not defined: give more.")
-        kernel = cubic(features.double(), features.double())
         self.style = features
-        self.style_term = float((kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1)))
+        self.style_term = mean_off_diagonal(cubic(features.double(), features.double()))
 
     def forward(self, drawn: Tensor) -> Tensor:
         """A scalar of ``N x 3 x H x W`` drawn pictures; values outside [0, 1] are clamped. May be a little below 0."""

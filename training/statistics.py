@@ -61,7 +61,7 @@ class StyleStatistics(nn.Module):
 
     def statistics(self, pictures: Tensor) -> list[Tensor]:
         """``N x 3 x H x W`` in [0, 1], not scaled, to ``N x 2C`` means and standard deviations at each depth."""
-        maps = self.network.stem(pictures)
+        maps = self.network.stem(self.network.normalized(pictures))
         found = []
         for stage in self.network.stages(DEPTHS):
             maps = stage(maps)

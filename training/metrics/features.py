@@ -60,23 +60,29 @@ class EffLite0(nn.Module):
         """``N x 3 x H x W`` RGB in [0, 1] to the network's input: 224 x 224 whatever the aspect, antialiased."""
         if pictures.shape[-2:] != (SIDE, SIDE):
             pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        return (pictures - _MEAN) / _STD
+        return self.normalized(pictures)
+
+    def normalized(self, pictures: Tensor) -> Tensor:
+        """``N x 3 x H x W`` RGB in [0, 1] in the network's units, at the size they have, where the network is."""
+        return (pictures.to(self.network.conv_stem.weight.device) - _MEAN) / _STD
 
     def forward(self, pictures: Tensor) -> Tensor:
         """Pooled features of ``N x 3 x H x W`` RGB in [0, 1]: ``N x 1280``, >= 0."""
-        return self.pooled(self.prepare(pictures), scaled=True)
+        return self._pooled(self.prepare(pictures))
 
-    def pooled(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
-        """Pooled features ``N x 1280`` of pictures in [0, 1] at the size they have, or of ``prepare``'s."""
+    def pooled(self, pictures: Tensor) -> Tensor:
+        """Pooled features ``N x 1280`` of pictures in [0, 1] at the size they have."""
+        return self._pooled(self.normalized(pictures))
+
+    def _pooled(self, normalized: Tensor) -> Tensor:
         network: Any = self.network
-        given = pictures if scaled else (pictures - _MEAN) / _STD
-        pooled: Tensor = network.forward_head(network.forward_features(given), pre_logits=True)
+        pooled: Tensor = network.forward_head(network.forward_features(normalized), pre_logits=True)
         return pooled
 
-    def stem(self, pictures: Tensor, *, scaled: bool = False) -> Tensor:
-        """The first feature map, ``N x 32 x H/2 x W/2``, of pictures in [0, 1] as they are, or of ``prepare``'s."""
+    def stem(self, normalized: Tensor) -> Tensor:
+        """The first feature map, ``N x 32 x H/2 x W/2``, of pictures as ``normalized`` or ``prepare`` gives them."""
         network: Any = self.network
-        made: Tensor = network.bn1(network.conv_stem(pictures if scaled else (pictures - _MEAN) / _STD))
+        made: Tensor = network.bn1(network.conv_stem(normalized))
         return made
 
     def stages(self, count: int) -> list[nn.Module]:
@@ -90,7 +96,7 @@ class EffLite0(nn.Module):
         ``G_ab = 1 / (h w) sum_p f_a(p) f_b(p)`` (Gatys, Ecker, Bethge 2016, without their constant), upper triangle:
         ``N x 820``.
         """
-        maps = self.stem(self.prepare(pictures), scaled=True)
+        maps = self.stem(self.prepare(pictures))
         for stage in self.stages(_TEXTURE_STAGES):
             maps = stage(maps)
         flat = maps.flatten(2)

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import numpy as np
+from torch import Tensor
 
 from sdk.errors import UsageError
+
+Array = TypeVar("Array", np.ndarray, Tensor)
 
 
 def polynomial_mmd(x: np.ndarray, y: np.ndarray, *, paired: bool = False) -> float:
@@ -38,15 +43,17 @@ def polynomial_mmd(x: np.ndarray, y: np.ndarray, *, paired: bool = False) -> flo
             f"a kernel distance of {len(x)} and {len(y)} pictures is not defined: give at least 2 of each."
         )
     a, b = np.asarray(x, np.float64), np.asarray(y, np.float64)
-    cross = _kernel(a, b)
-    between = _mean_off_diagonal(cross) if paired else float(cross.mean())
-    return _mean_off_diagonal(_kernel(a, a)) + _mean_off_diagonal(_kernel(b, b)) - 2.0 * between
+    cross = cubic(a, b)
+    between = mean_off_diagonal(cross) if paired else float(cross.mean())
+    return mean_off_diagonal(cubic(a, a)) + mean_off_diagonal(cubic(b, b)) - 2.0 * between
 
 
-def _kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return np.asarray((a @ b.T / a.shape[1] + 1.0) ** 3)
+def cubic(a: Array, b: Array) -> Array:
+    """``m x d`` and ``n x d`` features to ``m x n`` kernels ``(a . b / d + 1)^3``; a tensor's has a gradient."""
+    return (a @ b.T / a.shape[1] + 1.0) ** 3
 
 
-def _mean_off_diagonal(kernel: np.ndarray) -> float:
+def mean_off_diagonal(kernel: Array) -> float:
+    """Mean of an ``n x n`` kernel of a set with itself, n >= 2, without what pairs a picture with itself."""
     count = len(kernel)
-    return float((kernel.sum() - np.trace(kernel)) / (count * (count - 1)))
+    return float((kernel.sum() - kernel.diagonal().sum()) / (count * (count - 1)))

@@ -182,17 +182,19 @@ class GanTask(UnpairedTask):
         and the features of the last pictures.
         """
         made: dict[str, Any] = {} if self.start is None else {"start": self.start.state_dict()}
-        measures = {"statistics": self.statistics, "distance": self.distance}
-        return made | {name: measure.kept() for name, measure in measures.items() if measure is not None}
+        return made | {name: measure.kept() for name, measure in self._measures().items()}
 
     def take(self, kept: dict[str, Any]) -> None:
         """See ``Task``."""
         if self.start is not None:
             self.start.load_state_dict(kept["start"])
-        if self.statistics is not None:
-            self.statistics.take(kept["statistics"])
-        if self.distance is not None:
-            self.distance.take(kept["distance"])
+        for name, measure in self._measures().items():
+            measure.take(kept[name])
+
+    def _measures(self) -> dict[str, Any]:
+        """What compares drawn pictures with the style's set and remembers those of earlier steps."""
+        measures = {"statistics": self.statistics, "distance": self.distance}
+        return {name: measure for name, measure in measures.items() if measure is not None}
 
     # ------------------------------------------------------------------------------------------------- training
 

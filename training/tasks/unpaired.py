@@ -127,9 +127,7 @@ class SetJudge:
     def _features(self, pictures: Tensor) -> np.ndarray:
         if self.network is None:
             self.network = EffLite0()
-        # A task's network is where the task is; pictures of the style come from the disk.
-        place = next(self.network.parameters()).device
-        taken: np.ndarray = self.network(pictures.to(place).clamp(0, 1)).double().cpu().numpy()
+        taken: np.ndarray = self.network(pictures.clamp(0, 1)).double().cpu().numpy()
         return taken
 
 
@@ -205,6 +203,5 @@ def learn_statistics(statistics: StyleStatistics, trainer: Any, *, crops: int = 
 def learn_set(distance: SetDistance, trainer: Any) -> None:
     """Shows the style's pictures, whole, as a validation sees them."""
     loader: Any = trainer.train_dataloader
-    place = next(distance.network.parameters()).device
     shown = whole_pictures(loader.dataset.pictures, most=_LEARNED_PICTURES)
-    distance.learn(one[None].to(place).float() / 255.0 for one in shown)
+    distance.learn(one[None].float() / 255.0 for one in shown)
