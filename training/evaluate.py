@@ -387,7 +387,7 @@ def main(
             faces_from=source, style_sets=sets,
         )  # fmt: skip
         untaught = dict.fromkeys(row.style for _, row in figures.lines if not row.taught and row.style not in sets)
-        for name in untaught if {"kid", "palette"} & set(names) else ():
+        for name in untaught if {"kid", "kid-vgg16", "palette"} & set(names) else ():
             note(f"style {name!r} has no teacher: name its pictures with --style-set {name}=DIR for KID.")
         judgements = judge(figures)
         typer.echo(figures.to_json() if json_ else f"{table(figures)}\n\n{bars_table(judgements)}")

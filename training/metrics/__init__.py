@@ -41,6 +41,7 @@ METRICS: dict[str, Metric] = {
         Metric(name="lpips", what="LPIPS (AlexNet) to the teacher", teacher=True, hub=True),
         Metric(name="fid", what="FID (Inception) to the teacher's pictures", teacher=True, hub=True),
         Metric(name="kid", what="KID-EffLite0 to the teacher's pictures or the style set"),
+        Metric(name="kid-vgg16", what="the same on VGG16 features, for styles learned from pictures: a second judge"),
         Metric(name="detail", what="the photo's edges kept, in faces and in the whole picture"),
         Metric(name="skin", what="LAB distance of the face's mean colour to the photo's", faces=True),
         Metric(name="flicker", what="change under known motion over the input's own"),

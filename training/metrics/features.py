@@ -1,4 +1,4 @@
-"""Features of EfficientNet-Lite0, for distances between sets of pictures without a hub."""
+"""Features of EfficientNet-Lite0 and of VGG16, for distances between sets of pictures without a hub."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from sdk.errors import MissingRuntimeError
+from training.features import Features
 
 #: Pixels of a side of the network's input.
 SIDE = 224
@@ -58,9 +59,7 @@ class EffLite0(nn.Module):
 
     def prepare(self, pictures: Tensor) -> Tensor:
         """``N x 3 x H x W`` RGB in [0, 1] to the network's input: 224 x 224 whatever the aspect, antialiased."""
-        if pictures.shape[-2:] != (SIDE, SIDE):
-            pictures = F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
-        return self.normalized(pictures)
+        return self.normalized(_square(pictures))
 
     def normalized(self, pictures: Tensor) -> Tensor:
         """``N x 3 x H x W`` RGB in [0, 1] in the network's units, at the size they have, where the network is."""
@@ -105,13 +104,41 @@ class EffLite0(nn.Module):
         return grams[:, rows, columns]
 
 
+class Vgg16(nn.Module):
+    """VGG16 of ``stlpips-pytorch``, as a judge that no style was trained on.
+
+    ``loss.kid`` trains on ``EffLite0``, and a figure that a network was trained to lower says less than one it never
+    saw. The features are the means over space of the last stage's ReLU. A distance on them has its own name,
+    **KID-VGG16**, comparable with itself alone.
+
+    Raises:
+        MissingRuntimeError: when the package is not installed.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network = Features("vgg16")
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Pooled features of ``N x 3 x H x W`` RGB in [0, 1], looked at as 224 x 224: ``N x 512``, >= 0."""
+        pooled: Tensor = self.network(_square(pictures))[-1].mean((2, 3))
+        return pooled
+
+
+def _square(pictures: Tensor) -> Tensor:
+    """224 x 224 whatever the aspect, antialiased."""
+    if pictures.shape[-2:] == (SIDE, SIDE):
+        return pictures
+    return F.interpolate(pictures, (SIDE, SIDE), mode="bilinear", align_corners=False, antialias=True)
+
+
 def tensor_of(picture: np.ndarray) -> Tensor:
     """``H x W x 3`` uint8 as ``1 x 3 x H x W`` float32 in [0, 1]."""
     return torch.from_numpy(np.ascontiguousarray(picture.transpose(2, 0, 1))[None]).float() / 255.0
 
 
-def pooled_features(network: EffLite0, pictures: Sequence[np.ndarray]) -> np.ndarray:
-    """``N x 1280`` float64 features of N pictures, each ``H x W x 3`` uint8 of any size."""
+def pooled_features(network: EffLite0 | Vgg16, pictures: Sequence[np.ndarray]) -> np.ndarray:
+    """``N x D`` float64 features of N pictures, each ``H x W x 3`` uint8 of any size; D is the network's."""
     with torch.inference_mode():
         return np.concatenate([network(tensor_of(one)).double().numpy() for one in pictures])
 

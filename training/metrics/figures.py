@@ -73,6 +73,7 @@ class StyleFigures:
         lpips: mean LPIPS (AlexNet) to the teacher.
         fid: to the teacher's pictures.
         kid, photo_kid: KID-EffLite0 to the teacher's pictures or to the style set, of network and of photo.
+        kid_vgg16, photo_kid_vgg16: KID-VGG16 to the style set, of network and of photo; of learned styles alone.
         palette, photo_palette: earth mover's distance of the palette to theirs, LAB units, of network and of photo.
         reference_pictures: how many they are.
         reference_chroma: their mean chroma, LAB units.
@@ -95,6 +96,8 @@ class StyleFigures:
     fid: float | None = None
     kid: float | None = None
     photo_kid: float | None = None
+    kid_vgg16: float | None = None
+    photo_kid_vgg16: float | None = None
     palette: float | None = None
     photo_palette: float | None = None
     reference_pictures: int = 0
@@ -111,7 +114,12 @@ class StyleFigures:
     @property
     def kid_ratio(self) -> float | None:
         """Network's KID over the photo's; ``None`` where it was not measured or the photos are of the style already."""
-        return None if self.photo_kid is None or self.photo_kid <= 0 else _ratio(self.kid, self.photo_kid)
+        return _kid_ratio(self.kid, self.photo_kid)
+
+    @property
+    def kid_vgg16_ratio(self) -> float | None:
+        """The same by the second judge."""
+        return _kid_ratio(self.kid_vgg16, self.photo_kid_vgg16)
 
     @property
     def coloured(self) -> bool:
@@ -121,6 +129,10 @@ class StyleFigures:
 
 def _ratio(own: float | None, other: float | None) -> float | None:
     return None if own is None or other is None else own / max(other, 1e-9)
+
+
+def _kid_ratio(own: float | None, photo: float | None) -> float | None:
+    return None if photo is None or photo <= 0 else _ratio(own, photo)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,6 +166,7 @@ class Figures:
         described = dataclasses.asdict(self)
         for row, style in zip(described["styles"], self.styles, strict=True):
             row["stlpips_ratio"], row["kid_ratio"] = style.stlpips_ratio, style.kid_ratio
+            row["kid_vgg16_ratio"] = style.kid_vgg16_ratio
             for name, hand in (("network", style.network), ("teacher", style.teacher)):
                 if hand is not None:
                     row[name]["skin_bias"] = hand.skin_bias
@@ -206,7 +219,8 @@ def table(figures: Figures | Comparison) -> str:
     lines = [f"{given.title}, {first.photos} photos, working size {first.size} px"]
     if any(row.ssim is not None or row.stlpips is not None for row in rows):
         lines += _to_teacher(given.lines)
-    if any(row.network is not None or row.kid is not None or row.flicker is not None for row in rows):
+    own = [(row.network, row.kid, row.kid_vgg16, row.flicker) for row in rows]
+    if any(figure is not None for figures in own for figure in figures):
         lines += ["", *_own(given)]
     return "\n".join(lines)
 
@@ -239,21 +253,24 @@ def _own(given: Comparison) -> list[str]:
     curvature, faces = given.figures[0].photo_curvature, given.figures[0].faces
     width = max([8, *(len(name) for name, _ in given.lines)])
     lines = [
-        f"{'style':<12} {'of':<{width}} {'KID':>7} {'ratio':>6} {'palette':>7} {'detail':>7} {'worst':>6} {'edges':>6} "
-        f"{'added':>6} {'skin':>6} {'worst':>6} {'L dark':>7} {'L light':>7} {'curve':>6} {'consist':>7} {'flicker':>7}"
+        f"{'style':<12} {'of':<{width}} {'KID':>7} {'ratio':>6} {'VGG16':>6} {'palette':>7} {'detail':>7} {'worst':>6} "
+        f"{'edges':>6} {'added':>6} {'skin':>6} {'worst':>6} {'L dark':>7} {'L light':>7} {'curve':>6} "
+        f"{'consist':>7} {'flicker':>7}"
     ]
     for style, group in groupby(given.lines, key=lambda line: line[1].style):
         own = list(group)
         for index, (name, row) in enumerate(own):
-            shares = f"{_cell(row.kid, 7, 3)} {_cell(row.kid_ratio, 6, 2)} {_cell(row.palette, 7, 2)}"
+            ratios = f"{_cell(row.kid_ratio, 6, 2)} {_cell(row.kid_vgg16_ratio, 6, 2)}"
+            shares = f"{_cell(row.kid, 7, 3)} {ratios} {_cell(row.palette, 7, 2)}"
             heading = f"{style if index == 0 else '':<12} {name or 'network':<{width}}"
             lines.append(f"{heading} {shares} {_hand(row.network)} {_cell(row.flicker, 7, 2)}")
         row = own[0][1]  # teacher and photo are the same for all of them
         if row.teacher is not None:
-            blank = " ".join(_cell(None, cells, 0) for cells in (7, 6, 7))
+            blank = " ".join(_cell(None, cells, 0) for cells in (7, 6, 6, 7))
             lines.append(f"{'':<12} {'teacher':<{width}} {blank} {_hand(row.teacher)} {_cell(None, 7, 0)}")
         if row.photo_kid is not None or row.photo_palette is not None:
-            shares = f"{_cell(row.photo_kid, 7, 3)} {_cell(None, 6, 0)} {_cell(row.photo_palette, 7, 2)}"
+            blank = f"{_cell(None, 6, 0)} {_cell(None, 6, 0)}"
+            shares = f"{_cell(row.photo_kid, 7, 3)} {blank} {_cell(row.photo_palette, 7, 2)}"
             photo = Appearance(curvature=curvature)
             lines.append(f"{'':<12} {'photo':<{width}} {shares} {_hand(photo)} {_cell(None, 7, 0)}")
     if faces:

@@ -19,7 +19,7 @@ from training.losses import Perceptual, gap_closed
 from training.metrics import Choice
 from training.metrics.colour import mean_chroma, palette_distance, skin_change, tone_shifts
 from training.metrics.detail import edge_recall, edges, edges_added, line_curvature
-from training.metrics.features import EffLite0, pooled_features, relative_variance, tensor_of, texture_features
+from training.metrics.features import EffLite0, Vgg16, pooled_features, relative_variance, tensor_of, texture_features
 from training.metrics.figures import Appearance, StyleFigures
 from training.metrics.hub import Fid, Lpips
 from training.metrics.kernel import polynomial_mmd
@@ -31,6 +31,7 @@ class Instruments:
 
     perceptual: Perceptual | None = None
     features: EffLite0 | None = None
+    second: Vgg16 | None = None
     lpips: Lpips | None = None
     fid: Fid | None = None
 
@@ -59,6 +60,7 @@ def prepare(
     loaders: dict[str, tuple[tuple[str, ...], Callable[[], Any]]] = {
         "perceptual": (("stlpips",), lambda: Perceptual("alex")),
         "features": (("kid", "consistency"), EffLite0),
+        "second": (("kid-vgg16",), Vgg16),
         "lpips": (("lpips",), lambda: Lpips(lpips_weights)),
         "fid": (("fid",), lambda: Fid(fid_weights)),
     }
@@ -86,6 +88,7 @@ class _Reference:
         pictures: what KID and palette are taken to; ``None`` when there are none, or neither is measured.
         paired: they are the teacher's, of the same photos.
         features: theirs, for KID.
+        second: theirs, for KID-VGG16; of a style learned from pictures alone.
         figures: fields of ``StyleFigures`` that no network has a part in.
     """
 
@@ -93,6 +96,7 @@ class _Reference:
     pictures: list[np.ndarray] | None
     paired: bool
     features: np.ndarray | None
+    second: np.ndarray | None
     figures: dict[str, Any]
 
 
@@ -126,6 +130,8 @@ class Judge:
         self.kernel_network = network if "kid" in self.metrics else None
         self.texture_network = network if "consistency" in self.metrics else None
         self.photo_features = None if self.kernel_network is None else pooled_features(self.kernel_network, self.photos)
+        self.second_network = instruments.second if several and "kid-vgg16" in self.metrics else None
+        self._photo_second: np.ndarray | None = None  # taken when a style asks for it
         self.photo_variance = self._variance(self.photos)
 
     def style(self, style: str, drawn: Sequence[Drawn]) -> StyleFigures:
@@ -143,6 +149,8 @@ class Judge:
         if reference.features is not None and self.kernel_network is not None:
             own = pooled_features(self.kernel_network, results)
             found["kid"] = polynomial_mmd(own, reference.features, paired=reference.paired)
+        if reference.second is not None and self.second_network is not None:
+            found["kid_vgg16"] = polynomial_mmd(pooled_features(self.second_network, results), reference.second)
         if reference.pictures is not None and "palette" in self.metrics:
             found["palette"] = palette_distance(results, reference.pictures)
         return StyleFigures(
@@ -190,9 +198,9 @@ class Judge:
                 found["photo_ssim"] = float(np.mean(_each(_ssim, self.photos, teachers)))
             if self.tools.perceptual is not None:
                 found["photo_stlpips"] = _mean_distance(self.tools.perceptual, self.photos, teachers)
-        pictures, features = None, None
+        pictures, features, second = None, None, None
         paired = style not in self.style_sets  # a teacher drew the same photos
-        if {"kid", "palette", "skin"} & self.metrics:
+        if {"kid", "kid-vgg16", "palette", "skin"} & self.metrics:
             pictures = self._pictures(style, teachers)
         if pictures is not None:
             found["reference_pictures"] = len(pictures)
@@ -200,9 +208,16 @@ class Judge:
             if self.kernel_network is not None and self.photo_features is not None:
                 features = pooled_features(self.kernel_network, pictures)
                 found["photo_kid"] = polynomial_mmd(self.photo_features, features, paired=paired)
+            if self.second_network is not None and teachers is None:
+                if self._photo_second is None:
+                    self._photo_second = pooled_features(self.second_network, self.photos)
+                second = pooled_features(self.second_network, pictures)
+                found["photo_kid_vgg16"] = polynomial_mmd(self._photo_second, second)
             if "palette" in self.metrics:
                 found["photo_palette"] = palette_distance(self.photos, pictures)
-        return _Reference(teachers=teachers, pictures=pictures, paired=paired, features=features, figures=found)
+        return _Reference(
+            teachers=teachers, pictures=pictures, paired=paired, features=features, second=second, figures=found
+        )
 
     def _pictures(self, style: str, teachers: list[np.ndarray] | None) -> list[np.ndarray] | None:
         """The style's own pictures: those named, else its teacher's; ``None`` without either."""

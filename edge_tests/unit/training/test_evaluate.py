@@ -17,6 +17,7 @@ from typer.testing import CliRunner
 
 import sdk.metrics
 from sdk.errors import GateError, UsageError
+from sdk.imaging import read_photo
 from training import drawing
 from training.checkpoint import Checkpoint, CheckpointInfo, save_checkpoint
 from training.drawing import working_pair
@@ -26,8 +27,9 @@ from training.metrics import instruments
 from training.metrics.bars import bars_table, check_bars, judge
 from training.metrics.colour import face_patch, lab
 from training.metrics.faces import read_faces
-from training.metrics.features import EffLite0
+from training.metrics.features import EffLite0, Vgg16, pooled_features
 from training.metrics.figures import Comparison, Figures, StyleFigures, table
+from training.metrics.kernel import polynomial_mmd
 from training.models import baselines
 from training.models.baselines import BASELINES, TransformNet
 from training.models.generator import Generator, GeneratorConfig
@@ -255,6 +257,31 @@ def test_a_network_that_returns_the_photo_is_judged_by_every_formula(tmp_path: P
     assert not pencil.coloured
     assert "clay: teacher" not in drawn[0].teachers
     assert sheet_of(drawn, cell=48).width < sheet_of(drawn, cell=48).height * 4
+
+
+def test_the_second_judge_looks_at_learned_styles_alone(tmp_path: Path) -> None:
+    """The photos' own distance is that of the photos' features, the network's that of what it drew."""
+    pytest.importorskip("stlpips_pytorch", reason="needs the extra train")
+    folder = portraits(tmp_path / "photos")
+    paths = sorted(folder.glob("*.jpg"))
+    sets = [PHOTOS / "test" / name for name in ("coffee_cup.jpg", "raccoon.jpg", "stream.jpg")]
+    grey = torch.full((1, 3, 96, 96), 0.5)
+    figures, drawn = evaluate(
+        recalling("made", LEARNED, {1: grey}), paths, metrics=("kid-vgg16",), style_sets={"clay": sets}, size=96,
+        quiet=True,
+    )  # fmt: skip
+    pencil, clay = figures.styles
+    assert (pencil.kid_vgg16, pencil.photo_kid_vgg16, pencil.kid_vgg16_ratio) == (None, None, None)
+    judge = Vgg16()
+    wanted = pooled_features(judge, [instruments._fitted(read_photo(path).rgb, 96) for path in sets])
+    photos, cartoons = ([one.photo for one in drawn], [one.results["clay"] for one in drawn])
+    assert clay.photo_kid_vgg16 == pytest.approx(polynomial_mmd(pooled_features(judge, photos), wanted))
+    assert clay.kid_vgg16 == pytest.approx(polynomial_mmd(pooled_features(judge, cartoons), wanted))
+    assert clay.kid_vgg16_ratio == pytest.approx(clay.kid_vgg16 / clay.photo_kid_vgg16)
+    assert clay.kid is None
+    (line,) = (line for line in table(figures).splitlines() if line.startswith("clay"))
+    assert f"{clay.kid_vgg16_ratio:.2f}" in line.split()
+    assert json.loads(figures.to_json())["styles"][1]["kid_vgg16_ratio"] == clay.kid_vgg16_ratio
 
 
 def test_a_lightened_face_is_measured_where_the_face_is(tmp_path: Path) -> None:

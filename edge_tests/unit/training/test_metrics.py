@@ -11,8 +11,10 @@ import pytest
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F
 
 from sdk.errors import MissingRuntimeError, UsageError
+from training.features import Features
 from training.metrics import METRICS, OFFLINE, chosen_metrics
 from training.metrics.colour import (
     SkinChange,
@@ -25,7 +27,7 @@ from training.metrics.colour import (
     tone_shifts,
 )
 from training.metrics.detail import Region, edge_recall, edges, edges_added, line_curvature
-from training.metrics.features import EffLite0, pooled_features, relative_variance, tensor_of, texture_features
+from training.metrics.features import EffLite0, Vgg16, pooled_features, relative_variance, tensor_of, texture_features
 from training.metrics.flicker import MOTIONS, Motion, flicker, next_frame, warp
 from training.metrics.kernel import polynomial_mmd
 
@@ -146,6 +148,19 @@ def test_texture_statistics_are_products_of_channels(network: EffLite0) -> None:
         maps = network.network.forward_intermediates(prepared, indices=[2], intermediates_only=True)[0][0]
     expected = [float((maps[a] * maps[b]).mean()) for a in range(40) for b in range(a, 40)]
     assert texture_features(network, [picture])[0] == pytest.approx(expected, rel=1e-4, abs=1e-5)
+
+
+def test_the_second_judge_sees_the_mean_of_the_last_map_at_one_size() -> None:
+    pytest.importorskip("stlpips_pytorch", reason="needs the extra train")
+    judge, pictures = Vgg16(), [read("test/coffee_cup.jpg"), read("test/raccoon.jpg")[:64, :96]]
+    features = pooled_features(judge, pictures)
+    assert features.shape == (2, 512)
+    for picture, found in zip(pictures, features, strict=True):
+        square = F.interpolate(tensor_of(picture), (224, 224), mode="bilinear", align_corners=False, antialias=True)
+        with torch.inference_mode():
+            last = Features("vgg16")(square)[-1][0].double().numpy()
+        assert last.shape == (512, 15, 15)  # the antialiased pooling rounds up
+        assert found == pytest.approx(last.sum((1, 2)) / 225, rel=1e-4, abs=1e-6)
 
 
 def test_without_the_package_the_sentence_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
