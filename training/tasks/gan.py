@@ -30,13 +30,9 @@ from training.checkpoint import load_any_checkpoint
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
-from training.likeness import FACE_LOSSES
-from training.metrics.features import EffLite0
 from training.models.generator import Generator
 from training.models.named import NamedGenerator
 from training.models.norm import ConditionalNorm2d
-from training.setdistance import SetDistance
-from training.statistics import StyleStatistics
 from training.tasks.adversarial import (
     AdversarialLossRecipe,
     DiscriminatorRecipe,
@@ -45,34 +41,22 @@ from training.tasks.adversarial import (
     recipe_checks,
 )
 from training.tasks.base import Report, adam
-from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults, learn_set, learn_statistics
+from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
+from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class GanLossRecipe(AdversarialLossRecipe):
+class GanLossRecipe(StyleLossRecipe, AdversarialLossRecipe):
     """``loss:`` of ``task: gan``.
 
     Attributes:
         anchor: weight of the mean absolute difference of 4 x 4 means to what the network drew when the run began.
         keep: weight of the mean absolute difference of the other styles' pictures to what they were then; draws each
             batch a second time.
-        statistics: weight of the distance to the pictures' feature statistics (``training.statistics``).
-        kid: weight of the kernel distance to the set of the pictures, what a validation measures
-            (``training.setdistance``).
-        faces: weight of ``training.likeness.face_features``: eyes, brows and mouths stay; needs ``data.faces``.
-        face_tone: weight of ``training.likeness.face_tone``: skin keeps its tone; needs ``data.faces``.
     """
 
     anchor: Weight = 0.0
     keep: Weight = 0.0
-    statistics: Weight = 0.0
-    kid: Weight = 0.0
-    faces: Weight = 0.0
-    face_tone: Weight = 0.0
-
-    def in_faces(self) -> dict[str, float]:
-        """The losses inside of faces that count, with their weights."""
-        return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -107,10 +91,7 @@ class GanRecipe(Recipe):
             faults.append(Fault(f"learn: {unknown_name('style', self.learn, self.styles)}", ("learn", "styles")))
         if self.loss.keep and len(self.styles) == 1:
             faults.append(Fault("loss.keep: there is no other style to keep; leave it out.", ("loss.keep", "styles")))
-        for name in self.loss.in_faces():
-            if self.data.faces is None:
-                text = f"loss.{name}: needs data.faces; write the list with `python -m training.metrics.faces`."
-                faults.append(Fault(text, (f"loss.{name}", "data.faces")))
+        faults += self.loss.face_faults(self.data.faces)
         if self.architecture is not None and self.start_style is not None:
             text = f"start_style: {self.architecture} has no rows of styles; leave it out."
             faults.append(Fault(text, ("start_style", "architecture")))
@@ -141,18 +122,13 @@ class GanTask(UnpairedTask):
         self.criterion = Criterion(recipe.loss)
         held = recipe.loss.anchor or recipe.loss.keep
         self.start = copy.deepcopy(self.generator).eval().requires_grad_(False) if held else None
-        network = EffLite0() if recipe.loss.statistics or recipe.loss.kid else None
-        self.statistics = StyleStatistics(network) if recipe.loss.statistics else None
-        self.distance = SetDistance(network) if recipe.loss.kid else None
-        self.sets.network = network  # one is enough for losses and validation
+        self.towards = StyleLosses(recipe.loss)
+        self.sets.network = self.towards.network  # one is enough for losses and validation
         self._generator_parts: dict[str, Tensor] = {"loss": torch.zeros(())}
 
     def on_train_start(self) -> None:
         """See ``Task``; learns the style's statistics, in crops as they will be seen, and its set of features."""
-        if self.statistics is not None:
-            learn_statistics(self.statistics, self.trainer)
-        if self.distance is not None:
-            learn_set(self.distance, self.trainer)
+        self.towards.learn(self.trainer)
         super().on_train_start()
 
     def make_generator(self) -> Generator | NamedGenerator:
@@ -182,19 +158,13 @@ class GanTask(UnpairedTask):
         and the features of the last pictures.
         """
         made: dict[str, Any] = {} if self.start is None else {"start": self.start.state_dict()}
-        return made | {name: measure.kept() for name, measure in self._measures().items()}
+        return made | self.towards.kept()
 
     def take(self, kept: dict[str, Any]) -> None:
         """See ``Task``."""
         if self.start is not None:
             self.start.load_state_dict(kept["start"])
-        for name, measure in self._measures().items():
-            measure.take(kept[name])
-
-    def _measures(self) -> dict[str, Any]:
-        """What compares drawn pictures with the style's set and remembers those of earlier steps."""
-        measures = {"statistics": self.statistics, "distance": self.distance}
-        return {name: measure for name, measure in measures.items() if measure is not None}
+        self.towards.take(kept)
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -202,8 +172,7 @@ class GanTask(UnpairedTask):
         """The discriminators' update, and in every ``discriminator.updates``-th step the generator's."""
         photo, real = self.picture(batch[0]), batch[1].float() / 255.0
         smoothed = batch[2].float() / 255.0 if self.recipe.loss.negatives and self.recipe.data.smooth else None
-        # The mask is the last part of a sample (``UnpairedDataset.parts``).
-        inside = batch[-1].float() / 255.0 if self.recipe.loss.in_faces() else None
+        inside = self.towards.inside(batch)
         optimizers: Any = self.optimizers()
         generator, judges = optimizers
         style = self.weights_of(self.recipe.row, len(photo))
@@ -249,16 +218,9 @@ class GanTask(UnpairedTask):
                 before = self.start(photo, style)
             parts["anchor"] = anchor_distance(output, before)
             total = total + self.recipe.loss.anchor * parts["anchor"]
-        if self.statistics is not None:
-            parts["statistics"] = self.statistics(output)
-            total = total + self.recipe.loss.statistics * parts["statistics"]
-        if self.distance is not None:
-            parts["kid"] = self.distance(output)
-            total = total + self.recipe.loss.kid * parts["kid"]
-        if inside is not None:
-            for name, factor in self.recipe.loss.in_faces().items():
-                parts[name] = FACE_LOSSES[name](output, photo, inside)
-                total = total + factor * parts[name]
+        for name, (factor, value) in self.towards.parts(output, photo, inside).items():
+            parts[name] = value
+            total = total + factor * value
         return {"loss": total, **parts}
 
     def _kept_styles(self, photo: Tensor) -> Tensor:

@@ -34,10 +34,10 @@ from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.models.generator import Generator, GeneratorConfig
 from training.models.norm import ConditionalNorm2d
-from training.statistics import StyleStatistics
 from training.tasks.base import Report, Task, hold_statistics
 from training.tasks.distill import DistillTask
-from training.tasks.unpaired import UnpairedTask, anchor_distance, learn_statistics
+from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
+from training.tasks.unpaired import UnpairedTask, anchor_distance
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -103,11 +103,10 @@ def _still() -> OptimizerRecipe:
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class PicturesLossRecipe(LossRecipe):
+class PicturesLossRecipe(StyleLossRecipe, LossRecipe):
     """``loss:`` when the style is known by pictures; the keys of ``LossRecipe`` compare with the photo.
 
     Attributes:
-        statistics: weight of the distance to the pictures' feature statistics (``training.statistics``).
         anchor: weight of the mean absolute difference of 4 x 4 means to what the row drew when the run began.
     """
 
@@ -129,11 +128,11 @@ class PicturesRecipe(RowsRecipe):
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
-        faults = [*super().checks(), *self.loss.checks()]
+        faults = [*super().checks(), *self.loss.checks(), *self.loss.face_faults(self.data.faces)]
         if len(self.styles) > 1:
             text = f"styles: pictures are of one style, and {len(self.styles)} are named; learn each in its own run."
             faults.append(Fault(text, ("styles",)))
-        if not self.loss.statistics and not self.loss.weights():
+        if not self.loss.statistics and not self.loss.kid and not self.loss.weights():
             faults.append(Fault("loss: every weight is 0; give at least one above 0.", ("loss.statistics",)))
         return faults
 
@@ -234,22 +233,20 @@ class PicturesTask(NewRows, UnpairedTask):
     def __init__(self, recipe: PicturesRecipe, report: Report | None = None) -> None:
         super().__init__(recipe, report)
         self.criterion = Criterion(recipe.loss)
-        self.statistics = StyleStatistics() if recipe.loss.statistics else None
-        self.sets.network = None if self.statistics is None else self.statistics.network
+        self.towards = StyleLosses(recipe.loss)
+        self.sets.network = self.towards.network
 
     def kept(self) -> dict[str, Any]:
-        """The moving means of the statistics."""
-        return {} if self.statistics is None else {"statistics": self.statistics.kept()}
+        """See ``StyleLosses``."""
+        return self.towards.kept()
 
     def take(self, kept: dict[str, Any]) -> None:
         """See ``Task``."""
-        if self.statistics is not None:
-            self.statistics.take(kept["statistics"])
+        self.towards.take(kept)
 
     def on_train_start(self) -> None:
-        """See ``Task``; learns the statistics of the pictures."""
-        if self.statistics is not None:
-            learn_statistics(self.statistics, self.trainer)
+        """See ``Task``; looks at the style's pictures."""
+        self.towards.learn(self.trainer)
         super().on_train_start()
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -263,9 +260,9 @@ class PicturesTask(NewRows, UnpairedTask):
             drawn = output.float()
             parts = self.criterion(drawn, target=photo, photo=photo, style=real)
             total = self.criterion.total(parts) if parts else drawn.new_zeros(())
-            if self.statistics is not None:
-                parts["statistics"] = self.statistics(drawn)
-                total = total + loss.statistics * parts["statistics"]
+            for name, (weight, value) in self.towards.parts(drawn, photo, self.towards.inside(batch)).items():
+                parts[name] = value
+                total = total + weight * value
             if loss.anchor:
                 parts["anchor"] = anchor_distance(drawn, self._before(photo))
                 total = total + loss.anchor * parts["anchor"]

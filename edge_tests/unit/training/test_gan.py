@@ -244,9 +244,9 @@ def test_every_new_weight_changes_what_is_learned_and_is_in_the_log(values: dict
 
 def test_losses_and_validation_share_one_network(values: dict[str, Any]) -> None:
     task = GanTask(make_recipe(changed(values, loss={"kid": 1.0, "statistics": 1.0})))
-    assert task.statistics is not None
-    assert task.distance is not None
-    assert task.sets.network is task.distance.network is task.statistics.network
+    assert task.towards.statistics is not None
+    assert task.towards.distance is not None
+    assert task.sets.network is task.towards.distance.network is task.towards.statistics.network
 
 
 def test_losses_in_faces_want_a_list_that_knows_the_photos(values: dict[str, Any], faces: Path) -> None:

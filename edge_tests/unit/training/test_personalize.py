@@ -77,11 +77,13 @@ def taught(values: dict[str, Any], content: Path) -> dict[str, Any]:
     return made | {"data": {"pairs": str(content / "pairs"), "crop": 64, "batch": 2, "val_size": 64}, "loss": {}}
 
 
-@pytest.mark.parametrize("source", ["pictures", "teacher"])
+@pytest.mark.parametrize("source", ["pictures", "set", "teacher"])
 def test_existing_styles_stay_bit_identical_and_the_new_one_learns(source, values, taught, parent: Path) -> None:
-    recipe = make_recipe(values if source == "pictures" else taught)
+    if source == "set":  # the kernel distance alone
+        values = values | {"loss": {"statistics": 0.0, "kid": 1.0, "anchor": 0.0, "chroma": 0.0}}
+    recipe = make_recipe(taught if source == "teacher" else values)
     task = train(recipe, quiet=True)
-    assert isinstance(task, PicturesTask if source == "pictures" else TeacherTask)
+    assert isinstance(task, TeacherTask if source == "teacher" else PicturesTask)
     made, given = load_checkpoint(recipe.folder / "best.safetensors"), load_checkpoint(parent)
     assert made.info.styles == ("comic", "anime", *recipe.styles)
     assert made.info.provenance[0] == "a parent"
@@ -96,6 +98,8 @@ def test_existing_styles_stay_bit_identical_and_the_new_one_learns(source, value
     assert float((new - start).abs().mean()) > 0.01
     if source == "pictures":
         assert float(new.mean()) < float(start.mean())  # the pictures are dark
+    elif source == "set":
+        assert task.best > 0  # a share of the photos' own distance is gone
     else:
         assert task.best > 0 or task.scores["pencil"].ssim > 0
 
@@ -142,13 +146,13 @@ def test_the_result_exports_and_passes_parity(values: dict[str, Any], exports: C
 def test_everything_that_is_wrong_comes_at_once(values: dict[str, Any], tmp_path: Path) -> None:
     wrong = values | {
         "styles": ["anime", "dark"], "start_style": "animee", "generator": {"stem": 16},
-        "optimizer": {"freeze_statistics": 0.5}, "loss": {"statistics": -1},
+        "optimizer": {"freeze_statistics": 0.5}, "loss": {"statistics": -1, "kid": 1, "faces": 2},
     }  # fmt: skip
     with pytest.raises(UsageError) as caught:
         make_recipe(wrong)
     text = str(caught.value)
     for part in ("'anime' is one of the checkpoint's", "did you mean 'anime'", "leave this section out",
-                 "stand still here", "loss.statistics", "learn each in its own run"):  # fmt: skip
+                 "stand still here", "loss.statistics", "learn each in its own run", "loss.faces: needs"):  # fmt: skip
         assert part in text
     with pytest.raises(UsageError, match=r"run\.init: is missing"):
         make_recipe(values | {"run": {"steps": 1}})

@@ -1,0 +1,114 @@
+"""Losses towards a style that is known by its pictures, and what holds faces against them.
+
+``task: gan`` and ``task: personalize`` share them. ``statistics`` and ``kid`` compare what is drawn with the style's
+pictures as a set, of which no picture belongs to a photo; ``faces`` and ``face_tone`` compare with the photo, where it
+shows a face.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic.dataclasses import dataclass
+from torch import Tensor
+
+from training.config import STRICT_KEYS, Fault, Weight
+from training.likeness import FACE_LOSSES
+from training.metrics.features import EffLite0
+from training.setdistance import SetDistance
+from training.statistics import StyleStatistics
+from training.tasks.unpaired import learn_set, learn_statistics
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class StyleLossRecipe:
+    """What ``loss:`` has where a style is learned from pictures.
+
+    Attributes:
+        statistics: weight of the distance to the pictures' feature statistics (``training.statistics``).
+        kid: weight of the kernel distance to the set of the pictures, what a validation measures
+            (``training.setdistance``).
+        faces: weight of ``training.likeness.face_features``: eyes, brows and mouths stay; needs ``data.faces``.
+        face_tone: weight of ``training.likeness.face_tone``: skin keeps its tone; needs ``data.faces``.
+    """
+
+    statistics: Weight = 0.0
+    kid: Weight = 0.0
+    faces: Weight = 0.0
+    face_tone: Weight = 0.0
+
+    def in_faces(self) -> dict[str, float]:
+        """The losses inside of faces that count, with their weights."""
+        return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
+
+    def face_faults(self, faces: str | None) -> list[Fault]:
+        """What is wrong when ``data.faces`` is this: losses inside of faces want a list of them."""
+        if faces is not None:
+            return []
+        text = "needs data.faces; write the list with `python -m training.metrics.faces`."
+        return [Fault(f"loss.{name}: {text}", (f"loss.{name}", "data.faces")) for name in self.in_faces()]
+
+
+class StyleLosses:
+    """The losses, with what they remember of the style and of the last steps.
+
+    Args:
+        loss: their weights.
+
+    Attributes:
+        network: whose features they compare; ``None`` when neither ``statistics`` nor ``kid`` counts.
+
+    Raises:
+        MissingRuntimeError: when the package with the network's weights is needed and not installed.
+    """
+
+    def __init__(self, loss: StyleLossRecipe) -> None:
+        self._loss = loss
+        self.network = EffLite0() if loss.statistics or loss.kid else None
+        self.statistics = StyleStatistics(self.network) if loss.statistics else None
+        self.distance = SetDistance(self.network) if loss.kid else None
+
+    def learn(self, trainer: Any) -> None:
+        """Looks at the style's pictures: crops as they will be seen, and the set as a validation sees it."""
+        if self.statistics is not None:
+            learn_statistics(self.statistics, trainer)
+        if self.distance is not None:
+            learn_set(self.distance, trainer)
+
+    def inside(self, batch: Any) -> Tensor | None:
+        """The mask of faces of a batch, ``N x 1 x H x W`` in [0, 1], when a loss looks at it.
+
+        It is the last part of a sample (``UnpairedDataset.parts``).
+        """
+        return batch[-1].float() / 255.0 if self._loss.in_faces() else None
+
+    def parts(self, output: Tensor, photo: Tensor, inside: Tensor | None) -> dict[str, tuple[float, Tensor]]:
+        """Weight and value of each loss that counts, by name.
+
+        Args:
+            output, photo: ``N x 3 x H x W`` RGB, the photo in [0, 1].
+            inside: see ``inside``.
+        """
+        found: dict[str, tuple[float, Tensor]] = {}
+        if self.statistics is not None:
+            found["statistics"] = (self._loss.statistics, self.statistics(output))
+        if self.distance is not None:
+            found["kid"] = (self._loss.kid, self.distance(output))
+        if inside is not None:
+            for name, weight in self._loss.in_faces().items():
+                found[name] = (weight, FACE_LOSSES[name](output, photo, inside))
+        return found
+
+    def kept(self) -> dict[str, Any]:
+        """Moments, and the features of the last pictures, for a run that is resumed."""
+        return {name: measure.kept() for name, measure in self._measures().items()}
+
+    def take(self, kept: dict[str, Any]) -> None:
+        """The inverse of ``kept``."""
+        for name, measure in self._measures().items():
+            measure.take(kept[name])
+
+    def _measures(self) -> dict[str, Any]:
+        """What compares drawn pictures with the style's set and remembers those of earlier steps."""
+        measures = {"statistics": self.statistics, "distance": self.distance}
+        return {name: measure for name, measure in measures.items() if measure is not None}
