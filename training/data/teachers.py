@@ -157,7 +157,7 @@ class _Generator:
         known = [name for name in self.session.get_modelmeta().custom_metadata_map.get("styles", "").split(",") if name]
         rows = others[0].shape[-1]
         count = rows if isinstance(rows, int) else len(known)
-        wanted = teacher.style
+        wanted = "0" if teacher.style is None and count == 1 else teacher.style
         if wanted is None:
             raise UsageError(
                 f"teacher {teacher.name!r}: {teacher.path} draws {count} styles: say which one with style=."

@@ -91,6 +91,12 @@ def test_a_style_is_chosen_by_its_name_in_the_metadata_or_by_number(told, factor
     assert np.abs(drawn - wanted).max() <= 2
 
 
+def test_a_network_with_a_style_input_for_one_style_needs_no_word(view, tmp_path) -> None:
+    path = write(tmp_path / "one.onnx", middle=0.5, styles=("clay",))
+    told, silent = (parse_teacher(f"x={path}{text}").draw(view) for text in (",style=clay", ""))
+    assert np.array_equal(told, silent)
+
+
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
