@@ -382,10 +382,17 @@ class Recipe:
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class DistillRecipe(Recipe):
-    """``task: distill``."""
+    """``task: distill``.
+
+    Attributes:
+        data, loss: see their classes.
+        start_styles: style to a style of ``run.init`` whose row it begins with. Others begin with the row of their own
+            name, or with the mean of all.
+    """
 
     data: DataRecipe = DataRecipe()
     loss: LossRecipe = LossRecipe()
+    start_styles: dict[str, str] = dataclasses.field(default_factory=dict)
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
@@ -394,6 +401,13 @@ class DistillRecipe(Recipe):
             if style not in self.styles:
                 text = f"data.style_weights: {style!r} is not one of the styles {', '.join(self.styles)}."
                 faults.append(Fault(text, ("data.style_weights", "styles")))
+        for style in self.start_styles:
+            if style not in self.styles:
+                text = f"start_styles: {style!r} is not one of the styles {', '.join(self.styles)}."
+                faults.append(Fault(text, ("start_styles", "styles")))
+        if self.start_styles and self.run.init is None:
+            text = "start_styles: needs run.init, a checkpoint that has these styles."
+            faults.append(Fault(text, ("start_styles", "run.init")))
         if not self.loss.weights():
             keys = tuple(f"loss.{name}" for name in self.loss.names())
             faults.append(Fault("loss: every weight is 0; give at least one above 0.", keys))

@@ -22,17 +22,15 @@ from typing import Any
 
 import torch
 from pydantic.dataclasses import dataclass
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from sdk.errors import UsageError, unknown_name
-from training.checkpoint import load_any_checkpoint
+from sdk.errors import unknown_name
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.models.generator import Generator
 from training.models.named import NamedGenerator
-from training.models.norm import ConditionalNorm2d
 from training.tasks.adversarial import (
     AdversarialLossRecipe,
     DiscriminatorRecipe,
@@ -41,6 +39,7 @@ from training.tasks.adversarial import (
     recipe_checks,
 )
 from training.tasks.base import Report, adam
+from training.tasks.rows import place_rows, row_faults
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults
 
@@ -80,6 +79,11 @@ class GanRecipe(Recipe):
     def row(self) -> int:
         """Of the learned style."""
         return 0 if self.learn is None else self.styles.index(self.learn)
+
+    @property
+    def starts(self) -> dict[str, str]:
+        """See ``training.tasks.rows.first_rows``."""
+        return {} if self.start_style is None else {self.styles[self.row]: self.start_style}
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
@@ -136,7 +140,7 @@ class GanTask(UnpairedTask):
         generator = super().make_generator()
         recipe = self.recipe
         if recipe.run.init is not None:
-            place_rows(generator, recipe)
+            place_rows(generator, Path(recipe.run.init), recipe.styles, recipe.starts)
         return generator
 
     @property
@@ -236,42 +240,4 @@ class GanTask(UnpairedTask):
 
 def gan_faults(recipe: GanRecipe) -> list[Fault]:
     """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
-    faults = folder_faults(recipe)
-    if recipe.run.init is not None:
-        try:
-            check_rows(recipe)
-        except UsageError as error:
-            faults.append(Fault(f"run.init: {error}", ("run.init", "start_style")))
-    return faults
-
-
-def check_rows(recipe: GanRecipe) -> dict[int, int]:
-    """Rows of the network and the rows of ``run.init`` that they begin with, by name.
-
-    Raises:
-        UsageError: ``run.init`` cannot be read or has no ``start_style``.
-    """
-    assert recipe.run.init is not None  # asked by those who have one
-    names = load_any_checkpoint(Path(recipe.run.init)).info.styles
-    if recipe.start_style is not None and recipe.start_style not in names:
-        raise unknown_name("style of run.init", recipe.start_style, names)
-    rows = {row: names.index(style) for row, style in enumerate(recipe.styles) if style in names}
-    if recipe.start_style is not None:
-        rows[recipe.row] = names.index(recipe.start_style)
-    return rows
-
-
-@torch.no_grad()
-def place_rows(generator: nn.Module, recipe: GanRecipe) -> None:
-    """Gives each style the row that ``run.init`` has for its name; one that has none begins at the mean of all."""
-    assert recipe.run.init is not None  # asked by those who have one
-    start = load_any_checkpoint(Path(recipe.run.init)).generator
-    rows = check_rows(recipe)
-    given = {name: norm for name, norm in start.named_modules() if isinstance(norm, ConditionalNorm2d)}
-    for name, norm in generator.named_modules():
-        theirs = given.get(name)
-        if not isinstance(norm, ConditionalNorm2d) or theirs is None or theirs.channels != norm.channels:
-            continue
-        for own, their in ((norm.gamma, theirs.gamma), (norm.beta, theirs.beta)):
-            for row in range(len(recipe.styles)):
-                own[row] = their[rows[row]] if row in rows else their.mean(0)
+    return [*folder_faults(recipe), *row_faults(recipe, recipe.starts, "start_style")]

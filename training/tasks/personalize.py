@@ -145,6 +145,14 @@ class TeacherRecipe(RowsRecipe, DistillRecipe):
     loss: LossRecipe = LossRecipe()
     optimizer: OptimizerRecipe = dataclasses.field(default_factory=_still)
 
+    def checks(self) -> list[Fault]:
+        """See ``Recipe.checks``."""
+        faults = super().checks()
+        if self.start_styles:
+            text = "start_styles: all new styles begin with one row here; use start_style."
+            faults.append(Fault(text, ("start_styles", "start_style")))
+        return faults
+
 
 class NewRows(Task):
     """A task whose generator is the checkpoint's with new rows, and that trains those rows alone."""

@@ -12,11 +12,12 @@ import yaml
 from typer.testing import CliRunner
 
 from sdk.errors import UsageError
-from training.checkpoint import load_checkpoint
+from training.checkpoint import CheckpointInfo, load_checkpoint, save_checkpoint
 from training.config import OptimizerRecipe, Recipe
 from training.data.pairs import ViewDataset, open_shards
 from training.losses import ssim
 from training.models.generator import Generator, GeneratorConfig
+from training.models.norm import ConditionalNorm2d
 from training.tasks.base import hold_statistics, norms, schedule, start_from, update_average
 from training.tasks.distill import DistillTask
 from training.train import app, train
@@ -232,6 +233,34 @@ def test_a_run_can_start_from_a_checkpoint_of_the_same_network(tiny_recipe: Make
         DistillTask(tiny_recipe(run__init="absent.safetensors"))
     with pytest.raises(UsageError, match="encoder weights"):
         DistillTask(tiny_recipe(run__encoder_weights="absent.safetensors"))
+
+
+def test_styles_begin_with_rows_by_name_and_new_ones_as_told_or_at_the_mean(tiny_recipe: Make, tmp_path: Path) -> None:
+    given = Generator(tiny_recipe().generator_config())
+    for norm in given.modules():
+        if isinstance(norm, ConditionalNorm2d):
+            norm.gamma.data.uniform_(0.5, 1.5)
+    start = tmp_path / "start.safetensors"
+    save_checkpoint(start, given, CheckpointInfo(name="start", version="1", styles=("red", "negative")))
+    styles = ["negative", "told", "red", "new"]
+    recipe = tiny_recipe(styles=styles, start_styles={"told": "red"}, run__init=str(start))
+    made, photo = DistillTask(recipe).generator.eval(), torch.rand(1, 3, 32, 32)
+    for row, theirs in enumerate(([0.0, 1.0], [1.0, 0.0], [1.0, 0.0], [0.5, 0.5])):
+        with torch.no_grad():
+            drawn, wanted = made(photo, torch.eye(4)[[row]]), given.eval()(photo, torch.tensor([theirs]))
+        torch.testing.assert_close(drawn, wanted, msg=styles[row])
+
+
+def test_rows_that_cannot_be_had_are_named_with_the_other_mistakes(tiny_recipe: Make, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"start_styles: 'blue' is not one(.|\n)*start_styles: needs run\.init"):
+        tiny_recipe(start_styles={"blue": "red"})
+    start = tmp_path / "start.safetensors"
+    info = CheckpointInfo(name="start", version="1", styles=("red", "negative"))
+    save_checkpoint(start, Generator(tiny_recipe().generator_config()), info)
+    recipe = tiny_recipe(start_styles={"red": "negativ"}, run__init=str(start), data__crop=4096)
+    with pytest.raises(UsageError, match="did you mean 'negative'") as caught:
+        train(recipe, quiet=True)
+    assert "4096" in str(caught.value)
 
 
 def test_a_run_can_start_from_a_network_of_other_widths_and_depths(tiny_recipe: Make) -> None:
