@@ -13,7 +13,7 @@ BENCH ?=
 # Test files that run at the same time.
 JOBS ?= 2
 
-.PHONY: help demo test lint format bench apps clean distclean
+.PHONY: help demo test lint format bench bundle apps clean distclean
 
 help:  ## this list
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
@@ -54,6 +54,11 @@ bench: $(STAMP)  ## dist/ against the usual architectures and the runtimes' own 
 	@test -f $(DIST)/manifest.json || $(MAKE) --no-print-directory demo
 	$(PY) -m converters.benchmark $(DIST) --out $(DIST)-report/bench \
 	  $$(test -f $(DIST)-report/report.json && echo --report $(DIST)-report/report.json) $(BENCH)
+
+bundle: $(STAMP)  ## the bundle that ships in the wheel, anew from the shipped checkpoint: sdk/default_bundle/
+	$(PY) -m converters.export --target all --precision all --out sdk/default_bundle.new
+	rm -rf sdk/default_bundle
+	mv sdk/default_bundle.new sdk/default_bundle
 
 apps:  ## checks of the phone apps
 	@for app in android_demo ios_demo; do \

@@ -1,7 +1,7 @@
 """ToonEdge's SDK: read back, prove, time and use the artifacts of a cartoon bundle.
 
 >>> import sdk
->>> cartoonist = sdk.load("dist")                       # doctest: +SKIP
+>>> cartoonist = sdk.load()                             # doctest: +SKIP
 >>> cartoonist.stylize("photo.jpg", style="comic")      # doctest: +SKIP
 <PIL.Image.Image ...>
 
@@ -15,7 +15,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sdk.bundle import Bundle
+    from sdk.bundle import Bundle, default_bundle
     from sdk.errors import FileTroubleError, GateError, MissingRuntimeError, ToonEdgeError, UsageError
     from sdk.imaging import Photo, read_photo, resize
     from sdk.stylize import Stylizer, load
@@ -29,6 +29,7 @@ __all__ = [
     "Stylizer",
     "ToonEdgeError",
     "UsageError",
+    "default_bundle",
     "load",
     "read_photo",
     "resize",
@@ -43,6 +44,7 @@ _HOMES = {
     "Stylizer": "sdk.stylize",
     "ToonEdgeError": "sdk.errors",
     "UsageError": "sdk.errors",
+    "default_bundle": "sdk.bundle",
     "load": "sdk.stylize",
     "read_photo": "sdk.imaging",
     "resize": "sdk.imaging",

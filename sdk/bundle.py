@@ -32,8 +32,26 @@ SCHEMA = 1
 MANIFEST = "manifest.json"
 REJECTED = "rejected"
 
+#: Where the bundle of the shipped checkpoint lies in the package (``make bundle`` writes it).
+_SHIPPED = Path(__file__).with_name("default_bundle")
+
 #: Seconds after which a work folder that nothing was written to is taken for a killed process's.
 _FORGOTTEN_S = 24 * 3600
+
+
+def default_bundle() -> Path:
+    """The folder of the bundle that ships with the package: every target, int8 and float, of the shipped checkpoint.
+
+    An app takes its files from there as from any other bundle; copy the folder rather than write into it.
+
+    Raises:
+        UsageError: this installation has none.
+    """
+    if not (_SHIPPED / MANIFEST).is_file():
+        raise UsageError(
+            f"no bundle ships with this installation ({_SHIPPED} has no {MANIFEST}): name a bundle's folder."
+        )
+    return _SHIPPED
 
 
 @dataclass(frozen=True, kw_only=True)

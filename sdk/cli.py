@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from sdk.stylize import Stylizer
     from sdk.verify import Verdict
 
-#: Where an export goes unless told otherwise, and so where a bundle is looked for.
-DEFAULT_BUNDLE = Path("dist")
+#: Where an export goes unless told otherwise, and so where a bundle is looked for first.
+EXPORTED = Path("dist")
 
 #: Command to (module that is run, extra that it needs, what ``--help`` says).
 FORWARDED: dict[str, tuple[str, str, str]] = {
@@ -48,9 +48,10 @@ app = typer.Typer(
     add_completion=False,
 )
 
-_BundleArgument = Annotated[Path, typer.Argument(help="The bundle's folder.")]
+_FOUND = "[default: dist, or else the one that ships with toonedge]"
+_BundleArgument = Annotated[Path | None, typer.Argument(help=f"The bundle's folder.  {_FOUND}", show_default=False)]
 _BundleOption = Annotated[
-    Path | None, typer.Option("--bundle", help="The bundle's folder, or one artifact in it.  [default: dist]")
+    Path | None, typer.Option("--bundle", help=f"The bundle's folder, or one artifact in it.  {_FOUND}")
 ]
 _PhotosArgument = Annotated[list[Path], typer.Argument(help="Photos, or folders of photos.", metavar="PHOTO...")]
 _RuntimesOption = Annotated[
@@ -96,7 +97,7 @@ def _root(
 @app.command()
 def verify(
     *,
-    bundle: _BundleArgument,
+    bundle: _BundleArgument = None,
     images: Annotated[
         Path | None, typer.Option(help="Folder of photos to verify with.  [default: the project's test photos]")
     ] = None,
@@ -113,7 +114,7 @@ def verify(
     _check_json(json)
     with console.progress(None, "verifying") as step:
         report = run_verify(
-            bundle,
+            _bundle_or_default(bundle),
             images=images,
             runtimes=_names(runtimes),
             artifacts=artifact,
@@ -136,7 +137,7 @@ def verify(
 @app.command()
 def bench(
     *,
-    bundle: _BundleArgument,
+    bundle: _BundleArgument = None,
     threads: _ThreadsOption = 2,
     runs: Annotated[int, typer.Option(help="Timed runs of each artifact in a round.")] = 20,
     rounds: Annotated[int, typer.Option(help="Rounds; the artifacts take turns in each.")] = 5,
@@ -154,11 +155,12 @@ def bench(
     from sdk.report import write_bench_json
 
     _check_json(json)
+    folder = _bundle_or_default(bundle)
     if profile:
-        _bench_operators(bundle, _names(runtimes), artifact, threads, runs * rounds, warm_up, json)
+        _bench_operators(folder, _names(runtimes), artifact, threads, runs * rounds, warm_up, json)
         return
     report = run_bench(
-        bundle,
+        folder,
         runtimes=_names(runtimes),
         artifacts=artifact,
         threads=threads,
@@ -244,11 +246,11 @@ def report(
 
 
 @app.command()
-def info(bundle: _BundleArgument) -> None:
+def info(bundle: _BundleArgument = None) -> None:
     """Show what a bundle holds."""
     from sdk.bundle import Bundle
 
-    opened = Bundle.open(bundle)
+    opened = Bundle.open(_bundle_or_default(bundle))
     model = opened.manifest.model
     height, width = model.macs_size
     lines = {
@@ -350,7 +352,9 @@ def stylize(
 @app.command()
 def sheet(
     *,
-    bundle: Annotated[Path, typer.Argument(help="The bundle's folder, or one artifact in it.")],
+    bundle: Annotated[
+        Path | None, typer.Argument(help=f"The bundle's folder, or one artifact in it.  {_FOUND}", show_default=False)
+    ] = None,
     images: Annotated[
         list[Path] | None,
         typer.Option(help="A photo or a folder of photos; repeatable.  [default: the bundle's own photos]"),
@@ -368,7 +372,7 @@ def sheet(
     from sdk.stylize import load
 
     check_save_path(out)
-    stylizer = load(bundle, artifact=artifact, runtime=runtime)
+    stylizer = load(_bundle_or_default(bundle), artifact=artifact, runtime=runtime)
     files = (_photo_files(images) if images else _own_photos(stylizer.bundle))[:limit]
     model, file = stylizer.bundle.manifest.model, stylizer.engines[0].file
     count = len(files) * len(style or stylizer.styles)
@@ -455,11 +459,9 @@ def _check_json(path: Path | None) -> None:
 def _bundle_or_default(bundle: Path | None) -> Path:
     if bundle is not None:
         return bundle
-    from sdk.bundle import MANIFEST
+    from sdk.bundle import MANIFEST, default_bundle
 
-    if (DEFAULT_BUNDLE / MANIFEST).is_file():
-        return DEFAULT_BUNDLE
-    raise UsageError(f"there is no bundle in {DEFAULT_BUNDLE}: export one, or name its folder with --bundle.")
+    return EXPORTED if (EXPORTED / MANIFEST).is_file() else default_bundle()
 
 
 def _own_photos(bundle: Bundle) -> list[Path]:

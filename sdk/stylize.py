@@ -19,7 +19,7 @@ from typing import Literal, Self
 import numpy as np
 from PIL import Image
 
-from sdk.bundle import MANIFEST, Artifact, Bundle, Reference
+from sdk.bundle import MANIFEST, Artifact, Bundle, Reference, default_bundle
 from sdk.errors import MissingRuntimeError, UsageError, unknown_name
 from sdk.imaging import Photo, PhotoLike, as_photo, centre_crop, fit_size, resize, size_with_aspect
 from sdk.runtimes import RUNTIMES, Runtime, Session, get_runtime, require, runtimes_for
@@ -58,7 +58,7 @@ class Engine:
 
 
 def load(
-    path: str | os.PathLike[str],
+    path: str | os.PathLike[str] | None = None,
     *,
     artifact: str | None = None,
     runtime: str | None = None,
@@ -72,7 +72,7 @@ def load(
     is loaded at once.
 
     Args:
-        path: the bundle's folder, or one artifact in it.
+        path: the bundle's folder, or one artifact in it; by default the bundle that ships with the package.
         artifact: file name of an artifact, or ``"reference"``; not together with the path of an artifact.
         runtime: one of ``sdk.runtimes.RUNTIMES``.
         threads: worker threads of the runtime, >= 1; by default one per processor, at most 4.
@@ -82,7 +82,7 @@ def load(
             suggested), a runtime that does not execute that artifact, ``threads`` below 1.
         MissingRuntimeError: the runtime asked for is not here, or no artifact can run here; names the extras.
     """
-    folder, file = _find_bundle(Path(path))
+    folder, file = _find_bundle(default_bundle() if path is None else Path(path))
     if file is not None and artifact is not None and artifact != file:
         raise UsageError(f"both the artifact {file!r} and artifact={artifact!r} were given: name one of them.")
     if threads is not None and threads < 1:

@@ -17,6 +17,7 @@ import pytest
 import typer
 from PIL import Image
 
+import sdk
 from sdk import cli, console
 from sdk.bundle import Bundle
 from sdk.errors import FileTroubleError, GateError
@@ -130,7 +131,7 @@ def test_help_names_every_command(toonedge):
         assert f"\n  {command} " in result.out
 
 
-@pytest.mark.parametrize("arguments", [("verifi",), ("verify",), ("verify", "a", "--imagse", "x"), ("info", "a", "b")])
+@pytest.mark.parametrize("arguments", [("verifi",), ("stylize",), ("verify", "a", "--imagse", "x"), ("info", "a", "b")])
 def test_wrong_use_exits_2_and_says_so(toonedge, arguments):
     result = toonedge(*arguments)
     assert result.code == 2
@@ -239,11 +240,23 @@ def test_options_reach_the_stylizer(toonedge, toy_bundle, photo, tmp_path):
     assert (read_photo(out).rgb == read_photo(tmp_path / "wide.png").rgb[0, 0]).all()
 
 
-def test_without_a_bundle_named_the_one_in_dist_is_taken(toonedge, toy_bundle, photo, tmp_path, monkeypatch):
+def test_without_a_bundle_named_the_one_in_dist_is_taken_and_else_the_shipped_one(
+    toonedge, toy_bundle, photo, tmp_path, monkeypatch
+):
     monkeypatch.chdir(tmp_path)
-    assert_refused(toonedge("stylize", photo), 2, "no bundle in dist", "--bundle")
+    shipped = sdk.load().bundle.manifest.model
+    assert f"model:      {shipped.name} {shipped.version}" in toonedge("info").out
+    assert toonedge("stylize", photo, "--style", shipped.styles[-1]).out == f"me_{shipped.styles[-1]}.png\n"
     toy_bundle.folder.rename(tmp_path / "dist")
+    assert "toy 1.0.0" in toonedge("info").out
     assert toonedge("stylize", photo).out == "me_comic.png\n"
+
+
+def test_an_installation_without_a_bundle_says_so(toonedge, photo, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sdk.bundle, "_SHIPPED", tmp_path / "default_bundle")
+    for command in (("stylize", photo), ("info",), ("verify",), ("bench",), ("sheet",)):
+        assert_refused(toonedge(*command), 2, "no bundle ships with this installation", "name a bundle")
 
 
 def save_16_bit(path: Path) -> None:
