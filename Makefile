@@ -56,6 +56,7 @@ bench: $(STAMP)  ## dist/ against the usual architectures and the runtimes' own 
 	  $$(test -f $(DIST)-report/report.json && echo --report $(DIST)-report/report.json) $(BENCH)
 
 bundle: $(STAMP)  ## the bundle that ships in the wheel, anew from the shipped checkpoint: sdk/default_bundle/
+	rm -rf sdk/default_bundle.new
 	$(PY) -m converters.export --target all --precision all --out sdk/default_bundle.new
 	rm -rf sdk/default_bundle
 	mv sdk/default_bundle.new sdk/default_bundle
