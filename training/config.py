@@ -318,6 +318,11 @@ class Recipe:
     optimizer: OptimizerRecipe = OptimizerRecipe()
     run: RunRecipe = RunRecipe()
 
+    @property
+    def starts(self) -> Mapping[str, str]:
+        """Style to the style of ``run.init`` whose row it begins with, where that is not the one of its own name."""
+        return {}
+
     def generator_config(self) -> GeneratorConfig:
         """The network's architecture, with a row for each style.
 
@@ -393,6 +398,11 @@ class DistillRecipe(Recipe):
     data: DataRecipe = DataRecipe()
     loss: LossRecipe = LossRecipe()
     start_styles: dict[str, str] = dataclasses.field(default_factory=dict)
+
+    @property
+    def starts(self) -> Mapping[str, str]:
+        """See ``Recipe``."""
+        return self.start_styles
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""

@@ -45,6 +45,7 @@ from training.config import Anneal, Fault, OptimizerRecipe, Recipe, Schedule, ma
 from training.models.generator import Generator
 from training.models.named import NamedGenerator, build_named
 from training.models.norm import ConditionalNorm2d
+from training.tasks.rows import place_rows
 from training.temporal import inconsistency, next_frame, random_motion
 
 #: Takes one line of text for the log.
@@ -581,13 +582,14 @@ def build_generator(recipe: Recipe, report: Report = lambda _line: None) -> Gene
         elif recipe.run.encoder_weights:
             _load_encoder(generator, Path(recipe.run.encoder_weights))
     if recipe.run.init:
-        start = load_any_checkpoint(Path(recipe.run.init)).generator
-        taken = start_from(generator, start)
+        start = load_any_checkpoint(Path(recipe.run.init))
+        taken = start_from(generator, start.generator)
         if taken.whole == 0:
             raise UsageError(
                 f"run.init {recipe.run.init} has no tensor in common with `generator`: use a checkpoint of a network "
                 "that is more like it, or none."
             )
+        place_rows(generator, start, recipe.styles, recipe.starts)
         report(f"init {recipe.run.init}: {taken}")
     return generator
 

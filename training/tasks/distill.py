@@ -20,10 +20,8 @@ from training.config import DistillRecipe, Fault
 from training.criterion import Criterion
 from training.data.pairs import Degradation, PairDataset, Shard, ViewDataset, open_shards
 from training.losses import gap_closed, ssim
-from training.models.generator import Generator
-from training.models.named import NamedGenerator
 from training.tasks.base import Judgement, Report, Samples, Task
-from training.tasks.rows import place_rows, row_faults
+from training.tasks.rows import row_faults
 
 Batch = tuple[Tensor, Tensor, Tensor]
 
@@ -65,13 +63,6 @@ class DistillTask(Task):
         self._sums: Tensor | None = None
         self._photo_sums: Tensor | None = None
         self._views = 0
-
-    def make_generator(self) -> Generator | NamedGenerator:
-        """See ``Task``; then rows by the names of ``run.init``'s styles, and by ``start_styles``."""
-        generator = super().make_generator()
-        if self.recipe.run.init is not None:
-            place_rows(generator, Path(self.recipe.run.init), self.recipe.styles, self.recipe.start_styles)
-        return generator
 
     # ------------------------------------------------------------------------------------------------- training
 
@@ -216,4 +207,4 @@ def pair_faults(recipe: DistillRecipe) -> list[Fault]:
         except UsageError as error:
             keys = ("data.pairs", "styles", "data.crop", "data.style_weights")
             faults.append(Fault(f"data: {error}", keys))
-    return [*faults, *row_faults(recipe, recipe.start_styles, "start_styles")]
+    return [*faults, *row_faults(recipe, "start_styles")]

@@ -16,8 +16,7 @@ learned style's own low frequencies, ``loss.keep`` the network's other styles, o
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -29,8 +28,6 @@ from sdk.errors import unknown_name
 from training.config import STRICT_KEYS, Fault, Recipe, Weight
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
-from training.models.generator import Generator
-from training.models.named import NamedGenerator
 from training.tasks.adversarial import (
     AdversarialLossRecipe,
     DiscriminatorRecipe,
@@ -39,7 +36,7 @@ from training.tasks.adversarial import (
     recipe_checks,
 )
 from training.tasks.base import Report, adam
-from training.tasks.rows import place_rows, row_faults
+from training.tasks.rows import row_faults
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 from training.tasks.unpaired import UnpairedTask, anchor_distance, folder_faults
 
@@ -81,8 +78,8 @@ class GanRecipe(Recipe):
         return 0 if self.learn is None else self.styles.index(self.learn)
 
     @property
-    def starts(self) -> dict[str, str]:
-        """See ``training.tasks.rows.first_rows``."""
+    def starts(self) -> Mapping[str, str]:
+        """See ``Recipe``."""
         return {} if self.start_style is None else {self.styles[self.row]: self.start_style}
 
     def checks(self) -> list[Fault]:
@@ -134,14 +131,6 @@ class GanTask(UnpairedTask):
         """See ``Task``; learns the style's statistics, in crops as they will be seen, and its set of features."""
         self.towards.learn(self.trainer)
         super().on_train_start()
-
-    def make_generator(self) -> Generator | NamedGenerator:
-        """See ``Task``; then rows by the names of ``run.init``'s styles, and ``start_style`` for the learned one."""
-        generator = super().make_generator()
-        recipe = self.recipe
-        if recipe.run.init is not None:
-            place_rows(generator, Path(recipe.run.init), recipe.styles, recipe.starts)
-        return generator
 
     @property
     def learned_style(self) -> int:
@@ -240,4 +229,4 @@ class GanTask(UnpairedTask):
 
 def gan_faults(recipe: GanRecipe) -> list[Fault]:
     """What is wrong with a recipe's folders; see ``TaskKind.faults``."""
-    return [*folder_faults(recipe), *row_faults(recipe, recipe.starts, "start_style")]
+    return [*folder_faults(recipe), *row_faults(recipe, "start_style")]

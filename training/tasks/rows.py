@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 
 from sdk.errors import UsageError, unknown_name
-from training.checkpoint import load_any_checkpoint
-from training.config import Fault
+from training.checkpoint import Checkpoint, NamedCheckpoint, load_any_checkpoint
+from training.config import Fault, Recipe
 from training.models.norm import ConditionalNorm2d
 
 
@@ -35,7 +34,9 @@ def first_rows(styles: Sequence[str], known: Sequence[str], starts: Mapping[str,
 
 
 @torch.no_grad()
-def place_rows(generator: nn.Module, init: Path, styles: Sequence[str], starts: Mapping[str, str]) -> None:
+def place_rows(
+    generator: nn.Module, start: Checkpoint | NamedCheckpoint, styles: Sequence[str], starts: Mapping[str, str]
+) -> None:
     """Gives each style's row its values: see ``first_rows``; a style that has none begins at the mean of all.
 
     Of a norm with another number of channels the leading ones that both have are taken (``start_from``). Networks
@@ -43,13 +44,12 @@ def place_rows(generator: nn.Module, init: Path, styles: Sequence[str], starts: 
 
     Args:
         generator: changed in place.
-        init: checkpoint of the other network.
+        start: the other network.
         styles, starts: see ``first_rows``.
 
     Raises:
-        UsageError: the checkpoint cannot be read, or lacks a style of ``starts``.
+        UsageError: it lacks a style of ``starts``.
     """
-    start = load_any_checkpoint(init)
     rows = first_rows(styles, start.info.styles, starts)
     given = {name: norm for name, norm in start.generator.named_modules() if isinstance(norm, ConditionalNorm2d)}
     for name, norm in generator.named_modules():
@@ -62,18 +62,17 @@ def place_rows(generator: nn.Module, init: Path, styles: Sequence[str], starts: 
                 own[row, :both] = (their[rows[row]] if row in rows else their.mean(0))[:both]
 
 
-def row_faults(recipe: Any, starts: Mapping[str, str], key: str) -> list[Fault]:
+def row_faults(recipe: Recipe, key: str) -> list[Fault]:
     """What is wrong with the rows that a recipe wants from ``run.init``; see ``TaskKind.faults``.
 
     Args:
         recipe: any; without ``run.init`` nothing is.
-        starts: see ``first_rows``.
-        key: of the recipe, that says them.
+        key: of the recipe, that says which rows (``Recipe.starts``).
     """
     if recipe.run.init is None:
         return []
     try:
-        first_rows(recipe.styles, load_any_checkpoint(Path(recipe.run.init)).info.styles, starts)
+        first_rows(recipe.styles, load_any_checkpoint(Path(recipe.run.init)).info.styles, recipe.starts)
     except UsageError as error:
         return [Fault(f"run.init: {error}", ("run.init", key))]
     return []
