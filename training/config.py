@@ -404,12 +404,17 @@ class DistillRecipe(Recipe):
         """See ``Recipe``."""
         return self.start_styles
 
+    @property
+    def taught(self) -> tuple[str, ...]:
+        """The styles that a teacher's pairs are learned of, in the order of the rows."""
+        return self.styles
+
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
         faults = [*super().checks(), *self.loss.checks()]
         for style in self.data.style_weights:
-            if style not in self.styles:
-                text = f"data.style_weights: {style!r} is not one of the styles {', '.join(self.styles)}."
+            if style not in self.taught:
+                text = f"data.style_weights: {style!r} is not one of the styles {', '.join(self.taught)}."
                 faults.append(Fault(text, ("data.style_weights", "styles")))
         for style in self.start_styles:
             if style not in self.styles:

@@ -253,6 +253,38 @@ class Layers:
     def _bold_edges(self) -> Plane:
         return self._edges(2.3)
 
+    @cached_property
+    def _busy(self) -> Plane:
+        """2H x 2W in [0, 1]: how much a place is texture (melange, foliage, fur), and neither outline nor face.
+
+        Texture is dense in edges (their size counts up to a bound, so that one strong outline does not make its
+        surroundings dense) that run in all directions (the coherence of the structure tensor, each edge counted by
+        its direction alone); a face has such places too, so what could be skin and lies near it is left out.
+        """
+        dense = _ramp(_blur(np.minimum(np.abs(self._fine_edges), 0.012), 12.0) / np.float32(0.012), 0.32, 0.57)
+        luma = _blur(self.luma, 1.0)
+        gx = cv2.Scharr(luma, cv2.CV_32F, 1, 0, scale=1 / 16, borderType=_BORDER)
+        gy = cv2.Scharr(luma, cv2.CV_32F, 0, 1, scale=1 / 16, borderType=_BORDER)
+        square = gx * gx + gy * gy
+        counts = np.sqrt(square / (square + np.float32(4e-4))) / (square + np.float32(1e-9))
+        along = np.hypot(_blur(counts * (gx * gx - gy * gy), 12.0), _blur(counts * 2.0 * gx * gy, 12.0))
+        coherence = along / (_blur(counts * square, 12.0) + np.float32(1e-3))
+        _, a, b = self.flat
+        skin = np.minimum(2.5 * _blur(_skin(a, b) * _ramp(np.hypot(a, b), 6.0, 14.0), 5.0), 1.0)
+        far = cv2.resize(1.0 - skin, (dense.shape[1], dense.shape[0]), interpolation=cv2.INTER_LINEAR)
+        return np.asarray(dense * (1.0 - _ramp(coherence, 0.30, 0.60)) * far)
+
+    @cached_property
+    def busy(self) -> Plane:
+        """H x W in [0, 1]: how much a place is texture, and neither outline nor face."""
+        return _half(self._busy)
+
+    def calm_ink(self, fine: tuple[float, float], bold: tuple[float, float]) -> Plane:
+        """H x W ink in [0, 1]: fine and bold lines, each a ramp (threshold, width); in texture only strong ones."""
+        fine_ink = _ramp(self._fine_edges - 0.040 * self._busy, fine[0], sum(fine))
+        bold_ink = _ramp(self._bold_edges - 0.008 * self._busy, bold[0], sum(bold))
+        return np.maximum(_half(fine_ink), _half(bold_ink))
+
     def fine_ink(self, threshold: float, width: float) -> Plane:
         """H x W ink in [0, 1]: lines of about 1.5 working-size pixels; a ramp from ``threshold`` over ``width``."""
         return _half(_ramp(self._fine_edges, threshold, threshold + width))
@@ -270,12 +302,15 @@ class Layers:
 
 
 def _comic(layers: Layers) -> Image8:
-    lightness, a, b = layers.flat
+    # Texture becomes paint without strokes: it is what makes a print look scratched, and what a network draws worst.
+    busy = layers.busy
+    lightness, a, b = (x + busy * (y - x) for x, y in zip(layers.flat, layers.painted(2.4, 0.3), strict=True))
     relief = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
+    relief = relief * (1.0 - 0.6 * busy)
     tone = _quantize(lightness + 0.45 * relief, 6, 5.0)
     tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.08, 0.35)
     rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.12))
-    ink = np.maximum(layers.fine_ink(0.007, 0.018), layers.bold_ink(0.024, 0.026))
+    ink = layers.calm_ink(fine=(0.007, 0.018), bold=(0.024, 0.026))
     return _to_rgb8(rgb * (1.0 - 0.97 * ink)[..., None])
 
 

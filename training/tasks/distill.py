@@ -72,6 +72,12 @@ class DistillTask(Task):
         Raises:
             UsageError: when the loss is not finite any more.
         """
+        parts = self.losses(batch)
+        self.tally(parts)
+        return parts["loss"]
+
+    def losses(self, batch: Batch) -> dict[str, Tensor]:
+        """``loss``, the weighted sum, and what it is the sum of."""
         image, style, stored = batch
         image, style = self.picture(image), self.spread(style)
         target = self.target(image, style, self.picture(stored))
@@ -90,8 +96,7 @@ class DistillTask(Task):
         if moving is not None:
             parts["temporal"] = moving
             total = total + self.recipe.loss.temporal * moving
-        self.tally({"loss": total, **parts})
-        return total
+        return {"loss": total, **parts}
 
     def target(self, image: Tensor, style: Tensor, teacher: Tensor) -> Tensor:
         """What the network's picture shall be, ``N x 3 x C x C`` in [0, 1]: here what the teacher drew."""
@@ -102,7 +107,7 @@ class DistillTask(Task):
     def on_validation_epoch_start(self) -> None:
         """Empties the sums."""
         super().on_validation_epoch_start()
-        styles = len(self.recipe.styles)
+        styles = len(self.recipe.taught)
         self._sums, self._views = torch.zeros(styles, dtype=torch.float64), 0
         # The photos' own distances do not change: the first validation takes them.
         self._photo_pending = self._photo_sums is None and not self.trainer.sanity_checking
@@ -115,14 +120,14 @@ class DistillTask(Task):
         assert self._sums is not None  # on_validation_epoch_start made them
         drawn = []
         with self.in_float32():
-            for row in range(len(self.recipe.styles)):
-                output = self.average(photo, self.weights_of(row, len(photo)))
-                self._sums[row] += ssim(output, teachers[:, row]).double().sum().cpu()
+            for number, style in enumerate(self.recipe.taught):
+                output = self.average(photo, self.weights_of(self.recipe.styles.index(style), len(photo)))
+                self._sums[number] += ssim(output, teachers[:, number]).double().sum().cpu()
                 if self._photo_pending and self._photo_sums is not None:
-                    self._photo_sums[row] += ssim(photo, teachers[:, row]).double().sum().cpu()
+                    self._photo_sums[number] += ssim(photo, teachers[:, number]).double().sum().cpu()
                 drawn.append(output)
         for place in range(len(photo)):
-            pairs = [tile for row, output in enumerate(drawn) for tile in (teachers[place, row], output[place])]
+            pairs = [tile for number, output in enumerate(drawn) for tile in (teachers[place, number], output[place])]
             self.show([photo[place], *pairs])
         self._views += len(photo)
 
@@ -133,8 +138,8 @@ class DistillTask(Task):
         sums, photo_sums, views = self.total(own).split([len(self._sums), len(self._sums), 1])
         means, photo_means = sums / views, photo_sums / views
         self.scores = {
-            style: StyleScore(ssim=float(means[row]), photo_ssim=float(photo_means[row]))
-            for row, style in enumerate(self.recipe.styles)
+            style: StyleScore(ssim=float(means[number]), photo_ssim=float(photo_means[number]))
+            for number, style in enumerate(self.recipe.taught)
         }
         figures = {f"val/ssim/{style}": score.ssim for style, score in self.scores.items()}
         figures |= {f"val/gap/{style}": score.gap for style, score in self.scores.items()}
@@ -173,7 +178,7 @@ def training_samples(recipe: DistillRecipe, shards: Sequence[Shard]) -> PairData
         crop=data.crop,
         seed=recipe.run.seed,
         mix_share=data.mix_share,
-        style_weights=[data.style_weights.get(style, 1.0) for style in recipe.styles],
+        style_weights=[data.style_weights.get(style, 1.0) for style in recipe.taught],
         degradation=Degradation(
             noise_chance=data.noise_chance,
             noise=data.noise,
@@ -191,8 +196,8 @@ def open_pairs(recipe: DistillRecipe) -> Samples:
     """
     pairs, data = Path(recipe.data.pairs), recipe.data
     return Samples(
-        training=training_samples(recipe, open_shards(pairs / "train", recipe.styles)),
-        validation=ViewDataset(open_shards(pairs / "val", recipe.styles), limit=data.val_views, size=data.val_size),
+        training=training_samples(recipe, open_shards(pairs / "train", recipe.taught)),
+        validation=ViewDataset(open_shards(pairs / "val", recipe.taught), limit=data.val_views, size=data.val_size),
     )
 
 
@@ -201,7 +206,7 @@ def pair_faults(recipe: DistillRecipe) -> list[Fault]:
     faults = []
     for split in ("train", "val"):
         try:
-            shards = open_shards(Path(recipe.data.pairs) / split, recipe.styles)
+            shards = open_shards(Path(recipe.data.pairs) / split, recipe.taught)
             if split == "train":
                 training_samples(recipe, shards)
         except UsageError as error:

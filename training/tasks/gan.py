@@ -129,7 +129,8 @@ class GanTask(UnpairedTask):
 
     def on_train_start(self) -> None:
         """See ``Task``; learns the style's statistics, in crops as they will be seen, and its set of features."""
-        self.towards.learn(self.trainer)
+        loader: Any = self.trainer.train_dataloader
+        self.towards.learn(loader.dataset)
         super().on_train_start()
 
     @property
@@ -211,10 +212,8 @@ class GanTask(UnpairedTask):
                 before = self.start(photo, style)
             parts["anchor"] = anchor_distance(output, before)
             total = total + self.recipe.loss.anchor * parts["anchor"]
-        for name, (factor, value) in self.towards.parts(output, photo, inside).items():
-            parts[name] = value
-            total = total + factor * value
-        return {"loss": total, **parts}
+        pulled, found = self.towards(output, photo, inside)
+        return {"loss": total + pulled, **parts, **found}
 
     def _kept_styles(self, photo: Tensor) -> Tensor:
         """How far other styles, one by chance for each photo, have moved from where they were."""

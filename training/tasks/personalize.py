@@ -254,7 +254,8 @@ class PicturesTask(NewRows, UnpairedTask):
 
     def on_train_start(self) -> None:
         """See ``Task``; looks at the style's pictures."""
-        self.towards.learn(self.trainer)
+        loader: Any = self.trainer.train_dataloader
+        self.towards.learn(loader.dataset)
         super().on_train_start()
 
     def training_step(self, batch: Sequence[Tensor], batch_idx: int) -> Tensor:
@@ -268,9 +269,8 @@ class PicturesTask(NewRows, UnpairedTask):
             drawn = output.float()
             parts = self.criterion(drawn, target=photo, photo=photo, style=real)
             total = self.criterion.total(parts) if parts else drawn.new_zeros(())
-            for name, (weight, value) in self.towards.parts(drawn, photo, self.towards.inside(batch)).items():
-                parts[name] = value
-                total = total + weight * value
+            pulled, found = self.towards(drawn, photo, self.towards.inside(batch))
+            total, parts = total + pulled, parts | found
             if loss.anchor:
                 parts["anchor"] = anchor_distance(drawn, self._before(photo))
                 total = total + loss.anchor * parts["anchor"]

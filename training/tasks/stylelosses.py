@@ -13,6 +13,7 @@ from pydantic.dataclasses import dataclass
 from torch import Tensor
 
 from training.config import STRICT_KEYS, Fault, Weight
+from training.data.unpaired import UnpairedDataset
 from training.likeness import FACE_LOSSES
 from training.metrics.features import EffLite0
 from training.setdistance import SetDistance
@@ -54,6 +55,7 @@ class StyleLosses:
 
     Args:
         loss: their weights.
+        network: EfficientNet-Lite0 when there is one already; ``None`` makes one where it is needed.
 
     Attributes:
         network: whose features they compare; ``None`` when neither ``statistics`` nor ``kid`` counts.
@@ -62,18 +64,18 @@ class StyleLosses:
         MissingRuntimeError: when the package with the network's weights is needed and not installed.
     """
 
-    def __init__(self, loss: StyleLossRecipe) -> None:
+    def __init__(self, loss: StyleLossRecipe, network: EffLite0 | None = None) -> None:
         self._loss = loss
-        self.network = EffLite0() if loss.statistics or loss.kid else None
+        self.network = (network or EffLite0()) if loss.statistics or loss.kid else None
         self.statistics = StyleStatistics(self.network) if loss.statistics else None
         self.distance = SetDistance(self.network) if loss.kid else None
 
-    def learn(self, trainer: Any) -> None:
+    def learn(self, data: UnpairedDataset) -> None:
         """Looks at the style's pictures: crops as they will be seen, and the set as a validation sees it."""
         if self.statistics is not None:
-            learn_statistics(self.statistics, trainer)
+            learn_statistics(self.statistics, data)
         if self.distance is not None:
-            learn_set(self.distance, trainer)
+            learn_set(self.distance, data)
 
     def inside(self, batch: Any) -> Tensor | None:
         """The mask of faces of a batch, ``N x 1 x H x W`` in [0, 1], when a loss looks at it.
@@ -82,22 +84,22 @@ class StyleLosses:
         """
         return batch[-1].float() / 255.0 if self._loss.in_faces() else None
 
-    def parts(self, output: Tensor, photo: Tensor, inside: Tensor | None) -> dict[str, tuple[float, Tensor]]:
-        """Weight and value of each loss that counts, by name.
+    def __call__(self, output: Tensor, photo: Tensor, inside: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The weighted sum of the losses that count, and each of them, not weighted, by name.
 
         Args:
             output, photo: ``N x 3 x H x W`` RGB, the photo in [0, 1].
             inside: see ``inside``.
         """
-        found: dict[str, tuple[float, Tensor]] = {}
+        found: dict[str, Tensor] = {}
         if self.statistics is not None:
-            found["statistics"] = (self._loss.statistics, self.statistics(output))
+            found["statistics"] = self.statistics(output)
         if self.distance is not None:
-            found["kid"] = (self._loss.kid, self.distance(output))
+            found["kid"] = self.distance(output)
         if inside is not None:
-            for name, weight in self._loss.in_faces().items():
-                found[name] = (weight, FACE_LOSSES[name](output, photo, inside))
-        return found
+            found |= {name: FACE_LOSSES[name](output, photo, inside) for name in self._loss.in_faces()}
+        weighted = [getattr(self._loss, name) * part for name, part in found.items()]
+        return sum(weighted, output.new_zeros(())), found
 
     def kept(self) -> dict[str, Any]:
         """Moments, and the features of the last pictures, for a run that is resumed."""

@@ -192,16 +192,13 @@ def folder_faults(recipe: Any) -> list[Fault]:
     return [Fault(text, keys) for text in unpaired_checks(recipe.data)]
 
 
-def learn_statistics(statistics: StyleStatistics, trainer: Any, *, crops: int = 240) -> None:
+def learn_statistics(statistics: StyleStatistics, data: UnpairedDataset, *, crops: int = 240) -> None:
     """Shows the style's crops of a run's first samples, four at a time."""
-    loader: Any = trainer.train_dataloader
-    data = loader.dataset
     shown = [torch.stack([data[number + i][1] for i in range(4)]).float() / 255.0 for number in range(0, crops, 4)]
     statistics.learn(shown)
 
 
-def learn_set(distance: SetDistance, trainer: Any) -> None:
+def learn_set(distance: SetDistance, data: UnpairedDataset) -> None:
     """Shows the style's pictures, whole, as a validation sees them."""
-    loader: Any = trainer.train_dataloader
-    shown = whole_pictures(loader.dataset.pictures, most=_LEARNED_PICTURES)
+    shown = whole_pictures(data.pictures, most=_LEARNED_PICTURES)
     distance.learn(one[None].float() / 255.0 for one in shown)

