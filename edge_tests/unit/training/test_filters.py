@@ -360,3 +360,22 @@ def test_wrong_use_ends_with_2_one_sentence_and_no_file(
     assert sentence in result.output
     assert "Traceback" not in result.output
     assert sorted(p.name for p in tmp_path.iterdir()) == ["photos"]
+
+
+def test_comic_paints_texture_and_inks_outlines() -> None:
+    """Melange (noise of two pixels) gets no strokes, a hard edge beside it keeps its line, a face all of its own."""
+    rng = np.random.default_rng(0)
+    grain = cv2.resize(rng.normal(0, 60, (128, 128)).astype(np.float32), (256, 256), interpolation=cv2.INTER_CUBIC)
+    cloth = np.full((256, 256), 150, np.float32)
+    cloth[:, 56:] += grain[:, 56:]  # texture
+    cloth[:, :28] = 60  # and, apart from it, an outline
+    layers = filters.Layers(np.repeat(np.clip(cloth, 0, 255).astype(np.uint8)[..., None], 3, 2))
+    inked = np.maximum(layers.fine_ink(0.007, 0.018), layers.bold_ink(0.024, 0.026))
+    calm = layers.calm_ink(fine=(0.007, 0.018), bold=(0.024, 0.026))
+    inside = np.s_[24:-24, 52:-24]
+    assert inked[inside].mean() > 0.2  # what is taken away
+    assert calm[inside].mean() < 0.25 * inked[inside].mean()
+    line = np.s_[24:-24, 10:18]
+    assert calm[line].max(1).min() > 0.9
+    face = filters.Layers(photo(DARK))
+    assert face.busy[96:160, 96:160].max() < 0.3  # eyes, nose and mouth of the portrait
