@@ -307,10 +307,10 @@ def _comic(layers: Layers) -> Image8:
     lightness, a, b = (x + busy * (y - x) for x, y in zip(layers.flat, layers.painted(2.4, 0.3), strict=True))
     relief = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
     relief = relief * (1.0 - 0.6 * busy)
-    tone = _quantize(lightness + 0.45 * relief, 6, 5.0)
+    tone = _quantize(lightness + 0.7 * relief, 6, 5.0)
     tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.08, 0.35)
     rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.12))
-    ink = layers.calm_ink(fine=(0.007, 0.018), bold=(0.024, 0.026))
+    ink = layers.calm_ink(fine=(0.012, 0.022), bold=(0.016, 0.024))
     return _to_rgb8(rgb * (1.0 - 0.97 * ink)[..., None])
 
 

@@ -26,6 +26,8 @@ from training.metrics.kernel import cubic, mean_off_diagonal
 QUEUE = 120
 #: Pictures of the style that a step looks at, drawn by chance where there are more.
 SHOWN = 256
+#: Pictures are compared as means of so many pixels a side, at every pixel.
+MEAN = 2
 #: Most pixels that ``moved`` cuts off a side, and the smallest share of the network's input it scales to.
 SHIFT, SMALLEST = 8, 0.78
 
@@ -41,6 +43,11 @@ def moved(pictures: Tensor) -> Tensor:
     height, width = (length - SHIFT for length in pictures.shape[-2:])
     part = pictures[..., top : top + height, left : left + width]
     return F.interpolate(part, (side, side), mode="bilinear", align_corners=False, antialias=True)
+
+
+def _without_mesh(pictures: Tensor) -> Tensor:
+    """``N x 3 x H x W`` to means of 2 x 2 pixels at every pixel: patterns that repeat every two pixels are gone."""
+    return F.avg_pool2d(pictures, MEAN, 1)
 
 
 class SetDistance(nn.Module):
@@ -69,7 +76,7 @@ class SetDistance(nn.Module):
         Raises:
             UsageError: fewer than two.
         """
-        self.set_style(torch.cat([self.network(one) for one in pictures]))
+        self.set_style(torch.cat([self.network(_without_mesh(one)) for one in pictures]))
 
     def set_style(self, features: Tensor) -> None:
         """``N x d`` features of the set, N >= 2; see ``learn``."""
@@ -82,8 +89,9 @@ class SetDistance(nn.Module):
     def forward(self, drawn: Tensor) -> Tensor:
         """A scalar of ``N x 3 x H x W`` drawn pictures; values outside [0, 1] are clamped. May be a little below 0."""
         # Seen always at one place and one scale, a network learns a mesh of 2 x 2 pixels that this network's first
-        # stride takes for the style (a trial did just that). Cut and scaled by chance, no fixed grid looks alike twice.
-        return self.distance(self.network.pooled(moved(drawn.clamp(0, 1))))
+        # stride takes for the style (a trial did just that). Cut and scaled by chance, no fixed grid looks alike twice,
+        # and a mean of 2 x 2 pixels shows none of two pixels at all.
+        return self.distance(self.network.pooled(moved(_without_mesh(drawn.clamp(0, 1)))))
 
     def distance(self, found: Tensor) -> Tensor:
         """The loss of ``N x d`` features of drawn pictures, which then join the queue."""

@@ -120,7 +120,9 @@ def test_pictures_that_learn_come_nearer_to_the_set(measure: SetDistance, networ
         stripes[number, :, :, (torch.arange(64) // (4 + number)) % 2 == 0] = 1.0
     measure.learn(one[None] for one in stripes)
     style = network(stripes).numpy()
-    assert torch.allclose(measure.style, network(stripes), atol=1e-5)
+    # As it is seen: every pixel a mean of 2 x 2.
+    seen = (stripes[..., :-1, :-1] + stripes[..., 1:, :-1] + stripes[..., :-1, 1:] + stripes[..., 1:, 1:]) / 4
+    assert torch.allclose(measure.style, network(seen), atol=1e-5)
     drawn = (0.5 + 0.05 * torch.randn(4, 3, 64, 64, generator=torch.Generator().manual_seed(1))).requires_grad_()
     before = polynomial_mmd(network(drawn.detach()).numpy(), style)
     optimizer = torch.optim.Adam([drawn], 0.03)
@@ -142,3 +144,32 @@ def test_a_first_picture_that_comes_alone_has_a_finite_loss(measure: SetDistance
     measure.set_style(features(3, 0))
     assert torch.isfinite(measure.distance(features(1, 1)))
     assert len(measure.queue) == 1
+
+
+def test_a_mesh_of_two_pixels_is_not_seen(measure: SetDistance) -> None:
+    """Rows, columns and squares that alternate change nothing and get no gradient; a coarser one does."""
+    measure.set_style(torch.rand(5, 1280, generator=torch.Generator().manual_seed(1)))
+    photo = 0.2 + 0.6 * torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    down, across = torch.meshgrid(torch.arange(64), torch.arange(64), indexing="ij")
+    fine = [1.0 - 2.0 * (places % 2) for places in (down, across, down + across)]
+
+    def slope(pattern: torch.Tensor) -> tuple[float, float]:
+        """Of the loss by the pattern's height, and its value with the pattern on."""
+        height = torch.zeros((), requires_grad=True)
+        measure.take(torch.zeros(0, 1280))
+        torch.manual_seed(0)  # the same cut and scale
+        measure(photo + height * pattern).backward()
+        assert height.grad is not None
+        with torch.no_grad():
+            measure.take(torch.zeros(0, 1280))
+            torch.manual_seed(0)
+            return float(height.grad), float(measure(photo + 0.1 * pattern))
+
+    plain = slope(torch.zeros(64, 64))[1]
+    coarse, with_coarse = slope(1.0 - 2.0 * (across // 2 % 2))
+    assert abs(coarse) > 1e-4
+    assert abs(with_coarse - plain) > 1e-4
+    for pattern in fine:
+        found, value = slope(pattern)
+        assert abs(found) < 1e-3 * abs(coarse)
+        assert value == pytest.approx(plain, abs=1e-5)
