@@ -106,6 +106,11 @@ def _skin(a: Plane, b: Plane) -> Plane:
     return np.exp(-(((hue - 0.87) / 0.42) ** 2)) * (1.0 - _ramp(np.hypot(a, b), 38.0, 60.0))
 
 
+def _coloured_skin(a: Plane, b: Plane) -> Plane:
+    """``_skin`` where there is a colour at all: grey has no hue, what its noise looks like is no skin."""
+    return _skin(a, b) * _ramp(np.hypot(a, b), 6.0, 14.0)
+
+
 def _vivid(colour: Planes, gain: float, limit: float, skin_gain: float) -> tuple[Plane, Plane]:
     """Scale chroma by ``gain`` (``skin_gain`` on skin hues), bending softly to at most ``limit``.
 
@@ -124,8 +129,7 @@ def _hold_skin(tone: Plane, lightness: Plane, a: Plane, b: Plane, share: float) 
     What comes back is the mean around a place (sigma 6 working-size pixels): bands and lines of the style stay. A
     style that lightens or darkens a scene so leaves people the skin they have.
     """
-    # Grey has no hue: what its noise looks like is no skin.
-    skin = _blur(_skin(a, b) * _ramp(np.hypot(a, b), 6.0, 14.0), 2.0)
+    skin = _blur(_coloured_skin(a, b), 2.0)
     return tone + share * skin * _blur(skin * (lightness - tone), 6.0) / (_blur(skin, 6.0) + np.float32(0.05))
 
 
@@ -221,11 +225,17 @@ class Layers:
         return lab[..., 0], lab[..., 1] * 255.0, lab[..., 2] * 255.0
 
     @cached_property
-    def _tangent(self) -> tuple[Plane, Plane]:
-        """Unit vector along the edges, 2H x 2W each, from the smoothed structure tensor."""
+    def _slopes(self) -> tuple[Plane, Plane]:
+        """Derivatives of the luma across and down, 2H x 2W each, a pixel's worth."""
         luma = _blur(self.luma, 1.0)
         gx = cv2.Scharr(luma, cv2.CV_32F, 1, 0, scale=1 / 16, borderType=_BORDER)
         gy = cv2.Scharr(luma, cv2.CV_32F, 0, 1, scale=1 / 16, borderType=_BORDER)
+        return gx, gy
+
+    @cached_property
+    def _tangent(self) -> tuple[Plane, Plane]:
+        """Unit vector along the edges, 2H x 2W each, from the smoothed structure tensor."""
+        gx, gy = self._slopes
         angle = 0.5 * np.arctan2(2.0 * _blur(gx * gy, 3.0), _blur(gx * gx, 3.0) - _blur(gy * gy, 3.0)) + np.pi / 2.0
         return np.cos(angle).astype(np.float32), np.sin(angle).astype(np.float32)
 
@@ -262,15 +272,13 @@ class Layers:
         its direction alone); a face has such places too, so what could be skin and lies near it is left out.
         """
         dense = _ramp(_blur(np.minimum(np.abs(self._fine_edges), 0.012), 12.0) / np.float32(0.012), 0.32, 0.57)
-        luma = _blur(self.luma, 1.0)
-        gx = cv2.Scharr(luma, cv2.CV_32F, 1, 0, scale=1 / 16, borderType=_BORDER)
-        gy = cv2.Scharr(luma, cv2.CV_32F, 0, 1, scale=1 / 16, borderType=_BORDER)
+        gx, gy = self._slopes
         square = gx * gx + gy * gy
         counts = np.sqrt(square / (square + np.float32(4e-4))) / (square + np.float32(1e-9))
         along = np.hypot(_blur(counts * (gx * gx - gy * gy), 12.0), _blur(counts * 2.0 * gx * gy, 12.0))
         coherence = along / (_blur(counts * square, 12.0) + np.float32(1e-3))
         _, a, b = self.flat
-        skin = np.minimum(2.5 * _blur(_skin(a, b) * _ramp(np.hypot(a, b), 6.0, 14.0), 5.0), 1.0)
+        skin = np.minimum(2.5 * _blur(_coloured_skin(a, b), 5.0), 1.0)
         far = cv2.resize(1.0 - skin, (dense.shape[1], dense.shape[0]), interpolation=cv2.INTER_LINEAR)
         return np.asarray(dense * (1.0 - _ramp(coherence, 0.30, 0.60)) * far)
 
