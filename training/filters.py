@@ -22,7 +22,6 @@ OpenCV's thread pool deadlocks after ``fork``: call ``cv2.setNumThreads(1)`` in 
 from __future__ import annotations
 
 import itertools
-import math
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -80,11 +79,14 @@ def _ramp(x: Plane, low: float, high: float) -> Plane:
     return t * t * (3.0 - 2.0 * t)
 
 
-def _quantize(x: Plane, levels: int, sharpness: float) -> Plane:
-    """Soft luminance quantization in [0, 1] (Winnemoeller 2006, eq. 9, made continuous between the steps)."""
+def _quantize(x: Plane, levels: int, sharpness: Plane) -> Plane:
+    """Soft luminance quantization in [0, 1] (Winnemoeller 2006, eq. 9, made continuous between the steps).
+
+    ``sharpness`` above 0 a pixel; at 1 and below the steps have all but gone.
+    """
     v = x * levels
     step = np.round(v)
-    return (step + 0.5 * np.tanh(sharpness * (v - step)) / math.tanh(sharpness / 2.0)) / levels
+    return np.asarray((step + 0.5 * np.tanh(sharpness * (v - step)) / np.tanh(sharpness / 2.0)) / levels)
 
 
 def _to_rgb8(rgb: NDArray[Any]) -> Image8:
@@ -283,6 +285,11 @@ class Layers:
         return np.asarray(dense * (1.0 - _ramp(coherence, 0.30, 0.60)) * far)
 
     @cached_property
+    def relief(self) -> Plane:
+        """H x W in [0, 1]: 0 where the photo's light hardly changes (walls, skies), 1 where it does."""
+        return _ramp(_half(_blur(np.hypot(*self._slopes), 4.0)), 0.002, 0.008)
+
+    @cached_property
     def busy(self) -> Plane:
         """H x W in [0, 1]: how much a place is texture, and neither outline nor face."""
         return _half(self._busy)
@@ -312,10 +319,11 @@ class Layers:
 def _comic(layers: Layers) -> Image8:
     # Texture becomes paint without strokes: it is what makes a print look scratched, and what a network draws worst.
     busy = layers.busy
-    lightness, a, b = (x + busy * (y - x) for x, y in zip(layers.flat, layers.painted(2.4, 0.3), strict=True))
-    relief = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
-    relief = relief * (1.0 - 0.6 * busy)
-    tone = _quantize(lightness + 0.7 * relief, 6, 5.0)
+    lightness, a, b = (x + busy * (y - x) for x, y in zip(layers.flat, layers.painted(2.4, 0.2), strict=True))
+    local = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
+    # Steps where the light changes anyway, as Winnemoeller has them: on a wall they would be false contours.
+    sharpness = 1.0 + 4.0 * layers.relief * (1.0 - busy)
+    tone = _quantize(lightness + 0.7 * local * (1.0 - 0.6 * busy), 6, sharpness)
     tone = tone - 0.09 * np.sin(2.0 * np.pi * tone) * _ramp(tone, 0.08, 0.35)
     rgb = _lab_to_rgb(tone, *_vivid((lightness, a, b), 1.7, 85.0, 1.12))
     ink = layers.calm_ink(fine=(0.012, 0.022), bold=(0.016, 0.024))
