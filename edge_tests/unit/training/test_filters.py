@@ -379,3 +379,19 @@ def test_comic_paints_texture_and_inks_outlines() -> None:
     assert calm[line].max(1).min() > 0.9
     face = filters.Layers(photo(DARK))
     assert face.busy[96:160, 96:160].max() < 0.3  # eyes, nose and mouth of the portrait
+
+
+def test_comic_steps_in_shading_and_not_on_a_wall() -> None:
+    """The same range of light, over the whole picture and over a tenth of it: the slow one stays a slow one."""
+
+    def steepest(width: int) -> float:
+        ramp = np.clip((np.arange(512) - 256) / width, -0.5, 0.5) * 70 + 140
+        picture = np.repeat(np.tile(ramp, (512, 1)).astype(np.uint8)[..., None], 3, 2)
+        light = lab(render("comic", picture))[128, 40:-40, 0]
+        own = lab(half(picture))[128, 40:-40, 0]
+        moving = np.convolve(own, [1, 0, -1], "valid") > 0.05
+        slopes = np.convolve(cv2.blur(light[None], (5, 1))[0], [1, 0, -1], "valid")[moving]
+        return float(slopes.max() / np.median(slopes))
+
+    assert steepest(460) < 1.6
+    assert steepest(60) > 2.0
