@@ -32,7 +32,7 @@ from training.metrics.features import EffLite0
 from training.tasks.base import Judgement, Report, Samples
 from training.tasks.distill import Batch, DistillTask, open_pairs, pair_faults
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
-from training.tasks.unpaired import STYLE_PICTURES, SetJudge, whole_pictures
+from training.tasks.unpaired import SetJudge, style_pictures
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -210,7 +210,7 @@ class TogetherTask(DistillTask):
         for style, judge in self.judges.items():
             judge.start()
             if not self.trainer.sanity_checking:
-                judge.learn_style(partial(_shown_pictures, self._data.learned[style]))
+                judge.learn_style(partial(style_pictures, self._data.learned[style]))
 
     def validation_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> None:
         """See ``DistillTask``; the views' photos are drawn in the styles of ``pictures``, too."""
@@ -242,11 +242,6 @@ class TogetherTask(DistillTask):
         """See ``Task.judged``."""
         figures = ", ".join(f"{style} {found.figures['val/kid_ratio']:.2f}" for style, found in self.set_scores.items())
         return (*super().judged(), f"validation KID-EffLite0 over the photos' own: {figures}")
-
-
-def _shown_pictures(data: UnpairedDataset) -> list[Tensor]:
-    """What a validation knows of a style, each ``3 x H x W`` uint8, whole."""
-    return list(whole_pictures(data.pictures, most=STYLE_PICTURES))
 
 
 # ------------------------------------------------------------------------------------------------------------- data

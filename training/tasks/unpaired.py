@@ -162,7 +162,12 @@ class HeldOutPhotos(Dataset[Tensor]):
 
     def style_pictures(self) -> list[Tensor]:
         """At most ``STYLE_PICTURES`` of the style, each ``3 x H x W`` uint8, whole."""
-        return list(whole_pictures(self.data.pictures, most=STYLE_PICTURES))
+        return style_pictures(self.data)
+
+
+def style_pictures(data: UnpairedDataset) -> list[Tensor]:
+    """What a validation knows of a style: at most ``STYLE_PICTURES``, each ``3 x H x W`` uint8, whole."""
+    return list(whole_pictures(data.pictures, most=STYLE_PICTURES))
 
 
 def whole_pictures(store: PictureStore, *, most: int) -> Iterator[Tensor]:
