@@ -1,53 +1,104 @@
-"""Losses inside of faces: what makes a face that person's, while a style is free in the rest of the picture.
+"""Losses in faces and on skin: what makes a face that person's, while a style is free in the rest of the picture.
 
-All take ``N x 3 x H x W`` RGB on the [0, 1] scale, the network's picture and the photo, and a mask ``N x 1 x H x W`` in
-[0, 1] of where faces are (``training.data.masks``); they return a scalar, 0 where there is no face.
+All take ``N x 3 x H x W`` RGB on the [0, 1] scale, the network's picture and the photo, and a mask ``N x 2 x H x W`` in
+[0, 1] of where faces and heads are (``training.data.masks``); they return a scalar, 0 where there is no face. In the
+formulas *face* is the mask's first plane, *head* its second one.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+import torch
 from torch import Tensor
 
 from training.colour import luma, rgb_to_lab
+from training.data.masks import FACE, HEAD
 from training.representations import box_mean
 
-#: Radius of the mean that features are what lies above it (15 px a side), and of that which has a skin's tone (9 px).
+#: Radius of the mean that features and marks are what lies above it (15 px a side), and of that which has a skin's
+#: tone (9 px).
 FEATURE_RADIUS, TONE_RADIUS = 7, 4
 #: Strength of a feature of the photo, in luma, from which on it counts, and that at which it counts in full.
 _FAINT, _STRONG = 0.03, 0.08
+#: Skin of all tones shares its hue (radians of CIELAB's a, b) and differs in lightness; how far a hue may be off, and
+#: the chroma between which a colour has a hue and is none of paint.
+SKIN_HUE, SKIN_WIDTH = 0.87, 0.42
+_GREY, _COLOURED, _VIVID, _PAINT = 6.0, 14.0, 38.0, 60.0
 #: Pixels added to the number of those that count, so that a handful of them in a batch do not rule.
 _FEW = 50.0
 
 
-def face_features(output: Tensor, photo: Tensor, inside: Tensor) -> Tensor:
+def face_features(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     """Eyes, brows and mouths stay: mean absolute difference of the high-passed lumas where the photo has a feature.
 
-    ``h(x)`` is luma minus its mean over 15 x 15 px, the weight of a pixel ``w = inside clamp((|h(p)| - 0.03) / 0.05)``,
-    held to [0, 1]: ``sum w |h(o) - h(p)| / (sum w + 50)``.
+    ``h(x)`` is luma minus its mean over 15 x 15 px, the weight of a pixel ``w = face clamp((|h(p)| - 0.03) / 0.05)``,
+    the second factor held to [0, 1]: ``sum w |h(o) - h(p)| / (sum w + 50)``.
     """
-    have, want = _high_pass(output), _high_pass(photo)
-    weight = inside * ((want.abs() - _FAINT) / (_STRONG - _FAINT)).clamp(0, 1)
+    have, want = _high_pass(luma(output)), _high_pass(luma(photo))
+    weight = _plane(where, FACE) * ((want.abs() - _FAINT) / (_STRONG - _FAINT)).clamp(0, 1)
     return (weight * (have - want).abs()).sum() / (weight.sum() + _FEW)
 
 
-def face_tone(output: Tensor, photo: Tensor, inside: Tensor) -> Tensor:
-    """Skin keeps its tone: mean absolute difference in CIELAB of means over 9 x 9 px, divided by 100.
+def face_tone(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
+    """Faces keep their tone: mean absolute difference in CIELAB of means over 9 x 9 px, divided by 100.
 
-    ``sum inside |mean(LAB(o) - LAB(p))| / 100 / (3 sum inside + 50)`` over pixels and L, a, b.
+    ``sum face |mean(LAB(o) - LAB(p))| / 100 / (3 sum face + 50)`` over pixels and L, a, b.
     """
+    return _tone(output, photo, _plane(where, FACE))
+
+
+def skin_tone(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
+    """``face_tone`` where a head has the colour of skin (``skin``): foreheads, ears and throats, too."""
+    return _tone(output, photo, _plane(where, HEAD) * skin(photo))
+
+
+def skin_marks(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
+    """Skin gets no lines, patches and blushes that the photo has not; those that it has may go.
+
+    ``h(x)`` is LAB minus its mean over 15 x 15 px, ``w = head skin(p)``: ``sum w max(0, |h(o)| - |h(p)|) / 100 / (3 sum
+    w + 50)`` over pixels and L, a, b.
+    """
+    have, want = (_high_pass(rgb_to_lab(x)).abs() for x in (output, photo))
+    weight = _plane(where, HEAD) * skin(photo)
+    return (weight * (have - want).clamp(min=0)).sum() / 100.0 / (3 * weight.sum() + _FEW)
+
+
+def skin(picture: Tensor) -> Tensor:
+    """How much a colour could be skin of any tone, ``N x 1 x H x W`` in [0, 1], without a gradient.
+
+    ``exp(-((hue - 0.87) / 0.42)^2)``, falling to 0 for a chroma from 14 down to 6 (grey has no hue) and from 38 up to
+    60; means of 3 x 3 px, so that a pore is no hole.
+    """
+    with torch.no_grad():
+        a, b = box_mean(rgb_to_lab(picture), 1)[:, 1:].split(1, 1)
+        chroma = torch.hypot(a, b)
+        hue = torch.exp(-(((torch.atan2(b, a) - SKIN_HUE) / SKIN_WIDTH) ** 2))
+        return hue * _ramp(chroma, _GREY, _COLOURED) * (1.0 - _ramp(chroma, _VIVID, _PAINT))
+
+
+def _ramp(x: Tensor, low: float, high: float) -> Tensor:
+    """0 below ``low``, 1 above ``high``, a straight line between."""
+    return ((x - low) / (high - low)).clamp(0, 1)
+
+
+def _plane(where: Tensor, plane: int) -> Tensor:
+    return where[:, plane : plane + 1]
+
+
+def _tone(output: Tensor, photo: Tensor, weight: Tensor) -> Tensor:
     difference = box_mean(rgb_to_lab(output) - rgb_to_lab(photo), TONE_RADIUS)
-    return (inside * difference).abs().sum() / 100.0 / (3 * inside.sum() + _FEW)
+    return (weight * difference).abs().sum() / 100.0 / (3 * weight.sum() + _FEW)
 
 
-def _high_pass(picture: Tensor) -> Tensor:
-    grey = luma(picture)
-    return grey - box_mean(grey, FEATURE_RADIUS)
+def _high_pass(planes: Tensor) -> Tensor:
+    return planes - box_mean(planes, FEATURE_RADIUS)
 
 
-#: By key of ``loss:`` in ``task: gan``.
+#: By key of ``loss:`` where a style is learned from pictures.
 FACE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "faces": face_features,
     "face_tone": face_tone,
+    "skin_tone": skin_tone,
+    "skin_marks": skin_marks,
 }

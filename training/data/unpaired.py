@@ -35,7 +35,7 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
     """Crops ``(photo, picture[, smoothed][, condition maps ...][, faces])`` by sample number; ``parts`` names them.
 
     All are uint8, the task divides by 255: photo, picture and smoothed ``3 x C x C`` RGB, a condition's map
-    ``planes x C x C`` (see ``training.data.conditions``) and the mask of faces ``1 x C x C`` (``training.data.masks``)
+    ``planes x C x C`` (see ``training.data.conditions``) and the mask of faces ``2 x C x C`` (``training.data.masks``)
     of the same crop as the photo. ``smoothed`` is the same crop of the picture with its edges smoothed. All photos come
     once before any comes again, and all pictures by themselves.
 

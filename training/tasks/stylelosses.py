@@ -1,8 +1,8 @@
 """Losses towards a style that is known by its pictures, and what holds faces against them.
 
-``task: gan`` and ``task: personalize`` share them. ``statistics`` and ``kid`` compare what is drawn with the style's
-pictures as a set, of which no picture belongs to a photo; ``faces`` and ``face_tone`` compare with the photo, where it
-shows a face.
+``task: gan``, ``task: personalize`` and ``task: together`` share them. ``statistics`` and ``kid`` compare what is drawn
+with the style's pictures as a set, of which no picture belongs to a photo; the others compare with the photo, where it
+shows a face or its skin.
 """
 
 from __future__ import annotations
@@ -30,20 +30,25 @@ class StyleLossRecipe:
         kid: weight of the kernel distance to the set of the pictures, what a validation measures
             (``training.setdistance``).
         faces: weight of ``training.likeness.face_features``: eyes, brows and mouths stay; needs ``data.faces``.
-        face_tone: weight of ``training.likeness.face_tone``: skin keeps its tone; needs ``data.faces``.
+        face_tone: weight of ``training.likeness.face_tone``: faces keep their tone; needs ``data.faces``.
+        skin_tone: weight of ``training.likeness.skin_tone``: foreheads, ears and throats, too; needs ``data.faces``.
+        skin_marks: weight of ``training.likeness.skin_marks``: skin gets no new lines and patches; needs
+            ``data.faces``.
     """
 
     statistics: Weight = 0.0
     kid: Weight = 0.0
     faces: Weight = 0.0
     face_tone: Weight = 0.0
+    skin_tone: Weight = 0.0
+    skin_marks: Weight = 0.0
 
     def in_faces(self) -> dict[str, float]:
-        """The losses inside of faces that count, with their weights."""
+        """The losses in faces and on skin that count, with their weights."""
         return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
 
     def face_faults(self, faces: str | None) -> list[Fault]:
-        """What is wrong when ``data.faces`` is this: losses inside of faces want a list of them."""
+        """What is wrong when ``data.faces`` is this: losses in faces want a list of them."""
         if faces is not None:
             return []
         text = "needs data.faces; write the list with `python -m training.metrics.faces`."
@@ -78,7 +83,7 @@ class StyleLosses:
             learn_set(self.distance, data)
 
     def inside(self, batch: Any) -> Tensor | None:
-        """The mask of faces of a batch, ``N x 1 x H x W`` in [0, 1], when a loss looks at it.
+        """The mask of faces and heads of a batch, ``N x 2 x H x W`` in [0, 1], when a loss looks at it.
 
         It is the last part of a sample (``UnpairedDataset.parts``).
         """

@@ -1,11 +1,12 @@
-"""Losses inside of faces: worked by hand."""
+"""Losses in faces and on skin: worked by hand."""
 
 from __future__ import annotations
 
 import pytest
 import torch
 
-from training.likeness import FACE_LOSSES, face_features, face_tone
+from training.colour import rgb_to_lab
+from training.likeness import FACE_LOSSES, face_features, face_tone, skin, skin_marks, skin_tone
 
 
 def grey(level: float) -> torch.Tensor:
@@ -13,10 +14,21 @@ def grey(level: float) -> torch.Tensor:
 
 
 def box() -> torch.Tensor:
-    """A mask of 16 x 16 px in the middle."""
-    mask = torch.zeros(1, 1, 48, 48)
-    mask[..., 16:32, 16:32] = 1.0
+    """A face of 16 x 16 px in the middle of a head of 24 x 24."""
+    mask = torch.zeros(1, 2, 48, 48)
+    mask[:, 0, 16:32, 16:32] = 1.0
+    mask[:, 1, 12:36, 12:36] = 1.0
     return mask
+
+
+def colour(*rgb: int) -> torch.Tensor:
+    """One colour, of 255, all over."""
+    return (torch.tensor(rgb).float() / 255.0).view(1, 3, 1, 1).expand(1, 3, 48, 48).clone()
+
+
+#: Light and dark skin (Fitzpatrick I and VI by their usual swatches), and what is none.
+LIGHT, DARK = (244, 208, 177), (96, 65, 52)
+OTHERS = {"grey": (128, 128, 128), "sky": (120, 170, 230), "leaf": (80, 140, 60), "paint": (230, 60, 0)}
 
 
 def test_the_tone_is_held_by_the_mean_of_the_box_alone() -> None:
@@ -48,11 +60,48 @@ def test_a_feature_of_the_photo_must_stay_and_its_brightness_may_change() -> Non
     assert float(face_features(grey(0.5), faint, box())) == pytest.approx(weight * depth / (weight + 50), rel=1e-3)
 
 
+def test_light_and_dark_skin_count_alike_and_other_colours_do_not() -> None:
+    light, dark = (float(skin(colour(*rgb)).mean()) for rgb in (LIGHT, DARK))
+    assert min(light, dark) > 0.5  # more than half, whether pale or dark
+    for name, rgb in OTHERS.items():
+        assert float(skin(colour(*rgb)).max()) < 0.1, name
+
+
+def test_the_tone_of_skin_is_held_in_the_whole_head_and_of_what_is_no_skin_nowhere() -> None:
+    photo = colour(*LIGHT)
+    output = photo.clone()
+    output[..., 12:16, 12:36] -= 0.1  # a forehead: above the face's own box
+    assert float(face_tone(output[..., :12], photo[..., :12], box()[..., :12])) == 0.0
+    weight = float(skin(photo)[0, 0, 24, 24])
+    even = photo - 0.05
+    difference = (rgb_to_lab(even) - rgb_to_lab(photo))[0, :, 24, 24].abs().sum()
+    wanted = weight * 24**2 * float(difference) / 100 / (3 * weight * 24**2 + 50)
+    assert float(skin_tone(even, photo, box())) == pytest.approx(wanted, rel=1e-3)
+    assert float(skin_tone(output, photo, box())) > 0.0
+    assert float(skin_tone(colour(0, 0, 0), colour(120, 170, 230), box())) < 1e-3
+
+
+@pytest.mark.parametrize("rgb", [LIGHT, DARK])
+def test_a_new_mark_on_skin_costs_and_one_that_goes_is_free(rgb: tuple[int, int, int]) -> None:
+    photo = colour(*rgb)
+    marked = photo.clone()
+    marked[..., 24, 24] = 0.0
+    step = (rgb_to_lab(marked) - rgb_to_lab(photo))[0, :, 24, 24].abs()
+    weight = float(skin(photo)[0, 0, 24, 24])
+    # The pixel lies step (1 - 1 / 225) off the mean of its window, each of the 224 that see it step / 225.
+    wanted = weight * float(step.sum()) * 2 * (1 - 1 / 225) / 100 / (3 * weight * 24**2 + 50)
+    assert float(skin_marks(marked, photo, box())) == pytest.approx(wanted, rel=2e-3)
+    assert float(skin_marks(photo, marked, box())) == pytest.approx(0.0, abs=1e-6)
+    assert float(skin_marks(photo * 0.9, photo, box())) == pytest.approx(0.0, abs=1e-6)  # a tone is no mark
+
+
 @pytest.mark.parametrize("name", FACE_LOSSES)
 def test_without_a_face_there_is_no_loss_and_with_one_there_is_a_gradient_inside(name: str) -> None:
-    photo = torch.rand(1, 3, 48, 48, generator=torch.Generator().manual_seed(0))
-    output = grey(0.5).requires_grad_()
-    assert float(FACE_LOSSES[name](output, photo, torch.zeros(1, 1, 48, 48)).detach()) == 0.0
+    noise = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5
+    photo = colour(200, 140, 110) + 0.05 * noise[:1]
+    photo[..., 22:26, 22:26] = 0.0  # an eye
+    output = (colour(200, 140, 110) + 0.2 * noise[1:]).requires_grad_()
+    assert float(FACE_LOSSES[name](output, photo, torch.zeros(1, 2, 48, 48)).detach()) == 0.0
     (gradient,) = torch.autograd.grad(FACE_LOSSES[name](output, photo, box()), output)
     assert float(gradient[..., 16:32, 16:32].abs().sum()) > 0
-    assert float(gradient[..., :8, :].abs().max()) == 0.0
+    assert float(gradient[..., :4, :].abs().max()) == 0.0
