@@ -317,10 +317,12 @@ class Layers:
 
 
 def _comic(layers: Layers) -> Image8:
-    # Texture becomes paint without strokes: it is what makes a print look scratched, and what a network draws worst.
+    # Paint, not the bilateral's flat colour: strong contrast would show every grain that the bilateral leaves, which
+    # looks like scratches and is what a network cannot learn.
+    lightness, a, b = layers.painted(2.0, 0.4)
     busy = layers.busy
-    lightness, a, b = (x + busy * (y - x) for x, y in zip(layers.flat, layers.painted(2.4, 0.2), strict=True))
     local = np.clip(lightness - _blur(lightness, 6.0), -0.16, 0.16)  # a gritty print has strong local contrast
+    local = np.where(local > 0.0, 0.4 * local, local)  # in the light: a glow around hair
     # Steps where the light changes anyway, as Winnemoeller has them: on a wall they would be false contours.
     sharpness = 1.0 + 4.0 * layers.relief * (1.0 - busy)
     tone = _quantize(lightness + 0.7 * local * (1.0 - 0.6 * busy), 6, sharpness)
