@@ -20,16 +20,28 @@ import dataclasses
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import torch
+from pydantic import Field
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 from torch.nn import functional as F
 
 from sdk.errors import GateError, UsageError, unknown_name
 from training.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint
-from training.config import STRICT_KEYS, DataRecipe, DistillRecipe, Fault, LossRecipe, OptimizerRecipe, Recipe, Weight
+from training.config import (
+    STRICT_KEYS,
+    DataRecipe,
+    DistillRecipe,
+    Fault,
+    LossRecipe,
+    OptimizerRecipe,
+    Positive,
+    Recipe,
+    Share,
+    Weight,
+)
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.models.generator import Generator, GeneratorConfig
@@ -98,8 +110,14 @@ class RowsRecipe(Recipe):
         return faults
 
 
-def _still() -> OptimizerRecipe:
-    return OptimizerRecipe(lr=0.02, weight_decay=0.0, freeze_statistics=0.0, ema=0.99)
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class RowsOptimizerRecipe(OptimizerRecipe):
+    """``optimizer:`` of rows in a network that stands still; plain Adam."""
+
+    lr: Positive = 0.02
+    weight_decay: Weight = 0.0
+    freeze_statistics: Share = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -124,7 +142,7 @@ class PicturesRecipe(RowsRecipe):
 
     data: UnpairedRecipe = UnpairedRecipe(smooth=False)
     loss: PicturesLossRecipe = PicturesLossRecipe()
-    optimizer: OptimizerRecipe = dataclasses.field(default_factory=_still)
+    optimizer: RowsOptimizerRecipe = RowsOptimizerRecipe()
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
@@ -143,7 +161,7 @@ class TeacherRecipe(RowsRecipe, DistillRecipe):
 
     data: DataRecipe = DataRecipe(mix_share=0.0)
     loss: LossRecipe = LossRecipe()
-    optimizer: OptimizerRecipe = dataclasses.field(default_factory=_still)
+    optimizer: RowsOptimizerRecipe = RowsOptimizerRecipe()
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""

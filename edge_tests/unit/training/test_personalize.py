@@ -116,6 +116,14 @@ def test_only_the_rows_are_trained(values: dict[str, Any]) -> None:
     assert norm.gamma.grad[2].any()
 
 
+def test_one_setting_of_the_optimizer_leaves_the_others_as_rows_want_them(values: dict, taught: dict) -> None:
+    for given in (values, taught):
+        made = make_recipe(given | {"optimizer": {"lr": 0.006}}).optimizer
+        assert (made.lr, made.freeze_statistics, made.weight_decay, made.ema) == (0.006, 0.0, 0.0, 0.99)
+    with pytest.raises(UsageError, match=r"optimizer\.lrr"):
+        make_recipe(values | {"optimizer": {"lrr": 0.006}})
+
+
 def test_a_new_row_begins_as_the_style_it_is_told_or_as_the_mean(values: dict[str, Any], parent: Path) -> None:
     given = load_checkpoint(parent).generator.eval()
     photo = torch.rand(1, 3, 64, 64)
