@@ -37,7 +37,7 @@ from training.tasks.unpaired import SetJudge, style_pictures
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class LearnedLossRecipe(StyleLossRecipe, LossRecipe):
-    """``loss:`` of a style of ``pictures``; the keys of ``LossRecipe`` compare with the photo."""
+    """``loss:`` of a style of ``pictures``; the keys of ``LossRecipe`` compare with the photo, or with ``like``."""
 
     l1: Weight = 0.0
     gradient: Weight = 0.0
@@ -51,10 +51,14 @@ class LearnedStyle:
     Attributes:
         data: photos to draw and pictures of the style; ``batch`` is of each turn of the style, in each process.
         loss: see its class.
+        like: a style with a teacher whose picture, as the averaged network draws it, stands for the photo in the keys
+            of ``LossRecipe``: its colours and contours are held. A filter that is nearer to the set than the photo is
+            leaves less to be moved. The losses in faces and on skin compare with the photo all the same.
     """
 
     data: UnpairedRecipe = UnpairedRecipe(smooth=False)
     loss: LearnedLossRecipe = LearnedLossRecipe()
+    like: str | None = None
 
     def faults(self, prefix: str) -> list[Fault]:
         """Settings that do not go together; ``prefix`` stands before the keys' names."""
@@ -98,6 +102,9 @@ class TogetherRecipe(DistillRecipe):
             if style not in self.styles:
                 faults.append(Fault(f"pictures: {unknown_name('style', style, self.styles)}", ("pictures", "styles")))
             faults += learned.faults(f"pictures.{style}.")
+            if learned.like is not None and learned.like not in self.taught:
+                text = f"pictures.{style}.like: {unknown_name('style with a teacher', learned.like, self.taught)}"
+                faults.append(Fault(text, (f"pictures.{style}.like", "styles")))
         if not self.taught:
             text = "pictures: no style is left that has a teacher; learn a single one by `task: gan`."
             faults.append(Fault(text, ("pictures", "styles")))
@@ -197,10 +204,17 @@ class TogetherTask(DistillTask):
         with self.in_float32():
             output = drawn.float()
             total, found = towards(output, photo, towards.inside(batch))
-            held = holding(output, target=photo, photo=photo, style=real)
+            target = photo if one.like is None else self._like(one.like, photo)
+            held = holding(output, target=target, photo=photo, style=real)
             if held:
                 total = total + holding.total(held)
         return total, {**found, **held}
+
+    @torch.no_grad()
+    def _like(self, style: str, photo: Tensor) -> Tensor:
+        """What the averaged network draws in a style with a teacher, in [0, 1]."""
+        drawn: Tensor = self.average(photo, self.weights_of(self.recipe.styles.index(style), len(photo)))
+        return drawn.clamp(0, 1)
 
     # ----------------------------------------------------------------------------------------------- validation
 

@@ -28,7 +28,7 @@ def make(tiny_recipe: Make, folders: Path, tmp_path: Path) -> Make:
     """Recipes whose first row is ``stripes``, of pictures, before the made teachers' two."""
 
     def of(**changes: Any) -> Recipe:
-        style = {
+        style: dict[str, Any] = {
             "data": {
                 "photos": str(folders / "photos"), "pictures": str(folders / "style"), "resize": 64, "crop": 64,
                 "batch": 2, "smooth": False, "cache": str(tmp_path / "cache"),
@@ -36,8 +36,8 @@ def make(tiny_recipe: Make, folders: Path, tmp_path: Path) -> Make:
             "loss": {"kid": 1.0, "chroma": 1.0},
         }  # fmt: skip
         for key in [key for key in changes if key.startswith("stripes__")]:
-            section, name = key.split("__")[1:]
-            style[section][name] = changes.pop(key)
+            *sections, name = key.split("__")[1:]
+            (style[sections[0]] if sections else style)[name] = changes.pop(key)
         given = {"task": "together", "styles": ["stripes", "negative", "red"], "pictures": {"stripes": style}}
         return tiny_recipe(**(given | {"run__steps": 4, "run__validate_every": 2} | changes))
 
@@ -102,6 +102,32 @@ def test_every_weight_changes_what_is_learned(make: Make, folders: Path, tmp_pat
         assert not torch.equal(plain, other), name
 
 
+@pytest.mark.parametrize("like", [None, "red"])
+def test_a_style_is_held_by_the_photo_or_by_the_style_it_is_like(
+    make: Make, monkeypatch: pytest.MonkeyPatch, like: str | None
+) -> None:
+    task = TogetherTask(make(stripes__like=like))  # type: ignore[arg-type]  # of a recipe of this task
+    photo = torch.randint(0, 256, (3, 64, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(TogetherTask, "_data", SimpleNamespace(learned={"stripes": [(photo, photo)] * 2}))
+    distance, targets = task.towards["stripes"].distance, []
+    assert distance is not None
+    distance.set_style(torch.rand(4, 1280))
+    criterion = task.holding["stripes"]
+
+    def record(_module: object, _args: object, given: dict[str, torch.Tensor]) -> None:
+        targets.append(given["target"])
+
+    criterion.register_forward_pre_hook(record, with_kwargs=True)
+    total, parts = task._towards_pictures("stripes", 0)
+    pictures = torch.stack([photo, photo]).float() / 255.0
+    with torch.no_grad():
+        wanted = pictures if like is None else task.average(pictures, task.weights_of(2, 2)).clamp(0, 1)
+    assert torch.equal(targets[0], wanted)
+    assert not targets[0].requires_grad
+    assert total.requires_grad
+    assert "chroma" in parts
+
+
 def test_the_styles_take_turns_and_no_photo_is_drawn_twice(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     one = make().pictures["stripes"]  # type: ignore[attr-defined]  # of a recipe of this task
     recipe = make(styles=["stripes", "negative", "red", "bars"], pictures={"stripes": one, "bars": one}, every=2)
@@ -145,14 +171,17 @@ def test_everything_that_is_wrong_comes_at_once(make: Make, tmp_path: Path) -> N
     with pytest.raises(UsageError) as caught:
         make(
             stripes__loss__kid=0.0, stripes__loss__faces=1.0, stripes__data__workers=1, styles=["stripe", "red"],
-            data__style_weights={"negative": 2.0}, stripes__loss__temporal=1.0,
+            data__style_weights={"negative": 2.0}, stripes__loss__temporal=1.0, stripes__like="rad",
         )  # fmt: skip
     for part in (
         "did you mean 'stripe'", "pictures.stripes.loss: nothing pulls",
         "pictures.stripes.loss.faces: needs data.faces",
         "pictures.stripes.data: this task reads", "'negative' is not one", "pictures.stripes.loss.temporal",
+        "pictures.stripes.like: unknown",
     ):  # fmt: skip
         assert part in str(caught.value), part
+    with pytest.raises(UsageError, match=r"like: unknown style with a teacher 'stripes'.* choose from negative, red"):
+        make(stripes__like="stripes")
     with pytest.raises(UsageError, match="no style is left that has a teacher"):
         make(styles=["stripes"])
     (tmp_path / "empty").mkdir()
