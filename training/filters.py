@@ -58,6 +58,9 @@ MAX_SSIM_BETWEEN = 0.85
 MIN_STABILITY = 0.93
 """Gate: a style must not change more than this under noise and JPEG, on average."""
 
+MAX_GRAIN = 0.05
+"""Gate: what a style changes under noise and JPEG, as a share of its distance to the photo: no network can learn it."""
+
 _BORDER = cv2.BORDER_REFLECT_101
 
 
@@ -490,6 +493,11 @@ class StyleFigures:
     stability: tuple[float, ...]
     render_ms: float
 
+    @property
+    def grain(self) -> tuple[float, ...]:
+        """``(1 - stability) / (1 - to_photo)`` of each style: the share of a style that the photo's grain decides."""
+        return tuple((1.0 - x) / max(1.0 - y, 1e-9) for x, y in zip(self.stability, self.to_photo, strict=True))
+
 
 def disturb(photo: Image8, seed: int = 0) -> Image8:
     """The photo as a worse camera would give it: Gaussian noise of sigma 4 (of 255), then JPEG quality 70."""
@@ -551,6 +559,11 @@ def gate_failures(found: StyleFigures) -> tuple[str, ...]:
             failures.append(
                 f"{name} is unstable: SSIM under noise {found.stability[i]:.3f}, at least {MIN_STABILITY} needed."
             )
+        if found.grain[i] > MAX_GRAIN:
+            failures.append(
+                f"{name} draws grain: noise changes {found.grain[i]:.0%} of its distance to the photo, at most "
+                f"{MAX_GRAIN:.0%} allowed."
+            )
     for i, j in itertools.combinations(range(len(found.styles)), 2):
         if found.between[i][j] > MAX_SSIM_BETWEEN:
             failures.append(
@@ -608,11 +621,11 @@ def _main(
 
 def figures_table(found: StyleFigures) -> str:
     """The figures as a Markdown table."""
-    head = ["style", "SSIM to the photo", "SSIM under noise", *(f"SSIM to {s}" for s in found.styles)]
+    head = ["style", "SSIM to the photo", "SSIM under noise", "grain", *(f"SSIM to {s}" for s in found.styles)]
     lines = ["| " + " | ".join(head) + " |", "|---" * len(head) + "|"]
     for i, name in enumerate(found.styles):
         between = ["-" if i == j else f"{v:.3f}" for j, v in enumerate(found.between[i])]
-        cells = [name, f"{found.to_photo[i]:.3f}", f"{found.stability[i]:.3f}", *between]
+        cells = [name, f"{found.to_photo[i]:.3f}", f"{found.stability[i]:.3f}", f"{found.grain[i]:.1%}", *between]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -165,6 +165,21 @@ def test_a_style_that_flips_under_noise_is_caught(monkeypatch: pytest.MonkeyPatc
     assert any(f.startswith("hard is unstable") for f in failures)
 
 
+def test_a_style_that_shows_the_grain_of_a_photo_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+    def gritty(layers: filters.Layers) -> np.ndarray:
+        """Strong local contrast over a bilateral's flat colour: what comic was."""
+        lightness, a, b = layers.flat
+        local = lightness - cv2.GaussianBlur(lightness, (0, 0), 6.0)
+        rgb = cv2.cvtColor(cv2.merge([np.clip(lightness + 1.5 * local, 0, 1) * 100, a, b]), cv2.COLOR_LAB2RGB)
+        return np.uint8(np.clip(rgb, 0, 1) * 255)
+
+    monkeypatch.setitem(FILTERS, "gritty", StyleFilter("gritty", "Gritty", "for a test", True, gritty))
+    found = filters.measure([photo("raccoon.jpg", 256)], ["gritty", "comic"])
+    assert any(f.startswith("gritty draws grain") for f in filters.gate_failures(found))
+    assert found.grain[1] == pytest.approx((1 - found.stability[1]) / (1 - found.to_photo[1]))
+    assert not any(f.startswith("comic draws grain") for f in filters.gate_failures(found))
+
+
 def crop_difference(style: str, name: str) -> int:
     """Largest difference (of 255) between the crop of the teacher and the teacher of the crop, ``MARGIN`` inside."""
     whole = photo(name, 384)
