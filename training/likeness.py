@@ -36,7 +36,7 @@ def face_features(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     the second factor held to [0, 1]: ``sum w |h(o) - h(p)| / (sum w + 50)``.
     """
     have, want = _high_pass(luma(output)), _high_pass(luma(photo))
-    weight = _plane(where, FACE) * ((want.abs() - _FAINT) / (_STRONG - _FAINT)).clamp(0, 1)
+    weight = _plane(where, FACE) * _ramp(want.abs(), _FAINT, _STRONG)
     return (weight * (have - want).abs()).sum() / (weight.sum() + _FEW)
 
 
@@ -50,7 +50,7 @@ def face_tone(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
 
 def skin_tone(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     """``face_tone`` where a head has the colour of skin (``skin``): foreheads, ears and throats, too."""
-    return _tone(output, photo, _plane(where, HEAD) * skin(photo))
+    return _tone(output, photo, _skin_of_heads(photo, where))
 
 
 def skin_marks(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ def skin_marks(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     w + 50)`` over pixels and L, a, b.
     """
     have, want = (_high_pass(rgb_to_lab(x)).abs() for x in (output, photo))
-    weight = _plane(where, HEAD) * skin(photo)
+    weight = _skin_of_heads(photo, where)
     return (weight * (have - want).clamp(min=0)).sum() / 100.0 / (3 * weight.sum() + _FEW)
 
 
@@ -75,6 +75,10 @@ def skin(picture: Tensor) -> Tensor:
         chroma = torch.hypot(a, b)
         hue = torch.exp(-(((torch.atan2(b, a) - SKIN_HUE) / SKIN_WIDTH) ** 2))
         return hue * _ramp(chroma, _GREY, _COLOURED) * (1.0 - _ramp(chroma, _VIVID, _PAINT))
+
+
+def _skin_of_heads(photo: Tensor, where: Tensor) -> Tensor:
+    return _plane(where, HEAD) * skin(photo)
 
 
 def _ramp(x: Tensor, low: float, high: float) -> Tensor:

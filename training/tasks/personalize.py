@@ -53,6 +53,16 @@ from training.tasks.unpaired import UnpairedTask, anchor_distance
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
+class RowsOptimizerRecipe(OptimizerRecipe):
+    """``optimizer:`` of rows in a network that stands still; plain Adam."""
+
+    lr: Positive = 0.02
+    weight_decay: Weight = 0.0
+    freeze_statistics: Share = 0.0
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
+
+
+@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class RowsRecipe(Recipe):
     """What both kinds of personalization share; see ``PicturesRecipe`` and ``TeacherRecipe``.
 
@@ -62,6 +72,7 @@ class RowsRecipe(Recipe):
         start_style: a style of the checkpoint whose row the new ones begin with; ``None``: the mean of all.
     """
 
+    optimizer: RowsOptimizerRecipe = RowsOptimizerRecipe()
     start_style: str | None = None
 
     @cached_property
@@ -111,16 +122,6 @@ class RowsRecipe(Recipe):
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
-class RowsOptimizerRecipe(OptimizerRecipe):
-    """``optimizer:`` of rows in a network that stands still; plain Adam."""
-
-    lr: Positive = 0.02
-    weight_decay: Weight = 0.0
-    freeze_statistics: Share = 0.0
-    ema: Annotated[float, Field(ge=0, lt=1)] = 0.99
-
-
-@dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class PicturesLossRecipe(StyleLossRecipe, LossRecipe):
     """``loss:`` when the style is known by pictures; the keys of ``LossRecipe`` compare with the photo.
 
@@ -142,7 +143,6 @@ class PicturesRecipe(RowsRecipe):
 
     data: UnpairedRecipe = UnpairedRecipe(smooth=False)
     loss: PicturesLossRecipe = PicturesLossRecipe()
-    optimizer: RowsOptimizerRecipe = RowsOptimizerRecipe()
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
@@ -161,7 +161,6 @@ class TeacherRecipe(RowsRecipe, DistillRecipe):
 
     data: DataRecipe = DataRecipe(mix_share=0.0)
     loss: LossRecipe = LossRecipe()
-    optimizer: RowsOptimizerRecipe = RowsOptimizerRecipe()
 
     def checks(self) -> list[Fault]:
         """See ``Recipe.checks``."""
