@@ -97,8 +97,9 @@ def of_module(module: nn.Module, *, half: bool = False) -> Draw:
 
     Args:
         module: the quantized graph; an fx ``GraphModule`` with ``half``.
-        half: rounds every float result to fp16, for a target that computes in fp16 between the grids. Its rounding has
-            a sign of its own where many values lie near the middle of two steps, so it must not be taken for a fault.
+        half: rounds every float result and every constant to fp16, for a target that computes in fp16 between the
+            grids and stores the grids' scales in it. Its rounding has a sign of its own where many values lie near the
+            middle of two steps (a style's row is one value for a whole channel), so it must not be taken for a fault.
     """
     run = _HalfPrecision(module).run if half else module  # type: ignore[arg-type]  # PT2E makes GraphModules
 
@@ -111,6 +112,11 @@ def of_module(module: nn.Module, *, half: bool = False) -> Draw:
 
 
 class _HalfPrecision(fx.Interpreter):
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """The operator's result for scales and limits on the grid of fp16, which is what a package stores of them."""
+        stored = tuple(float(np.float16(given)) if isinstance(given, float) else given for given in args)
+        return super().call_function(target, stored, kwargs)
+
     def run_node(self, n: fx.Node) -> Any:
         """The node's result, on the grid of fp16 if it is a float tensor that was computed or is stored."""
         made = super().run_node(n)

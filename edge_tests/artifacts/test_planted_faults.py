@@ -235,6 +235,17 @@ def give_zero_point(dequantize: Any, value: int) -> None:
     absent.immediateValue.tensor.bytes.values = bytes([value])
 
 
+def after_relu6(dequantize: Any, makers: dict[str, Any]) -> bool:
+    """Whether it reads a range that begins at 0: one of uint8, whose zero point coremltools leaves out.
+
+    A range of int8 that happens to have its zero point at 0 is left without one as well.
+    """
+    from coremltools.proto import MIL_pb2
+
+    (quantized,) = makers[dequantize.inputs["input"].arguments[0].name].outputs
+    return "zero_point" not in dequantize.inputs and quantized.type.tensorType.dataType == MIL_pb2.UINT8
+
+
 def in_coreml(path: Path) -> None:
     """The last convolution reads its input 16 steps off."""
     file, model, operations = mil_program(path)
@@ -357,7 +368,7 @@ def deep_in_coreml(path: Path) -> None:
         reader
         for reader in readers
         if reader.type == "dequantize"
-        and "zero_point" not in reader.inputs  # coremltools leaves a zero out; after a ReLU6 it is that of uint8
+        and after_relu6(reader, makers)
         and reader.outputs[0].type.tensorType.dimensions[2].constant.size == SIZE[0] // DEPTH
     ]
     give_zero_point(readers[-1], FEW)

@@ -14,6 +14,7 @@ pytest.importorskip("onnxruntime", reason="needs the extra export")
 import torch
 from PIL import Image
 
+import converters.quantize
 from converters.fidelity import Expected, compare, expect, measured, of_module
 from converters.registry import row_for
 from converters.request import ExportOptions, ExportSpec
@@ -54,6 +55,22 @@ def test_a_simulation_in_half_precision_rounds_every_result_to_fp16() -> None:
     (value,) = np.unique(of_module(graph, half=True)(given))
     assert value == np.float32(np.float16(np.float32(np.float16(np.float32(1.7) / 3)) * 3))
     assert value != np.unique(of_module(graph)(given))[0]
+
+
+def test_a_simulation_in_half_precision_has_the_scales_of_its_grids_in_fp16() -> None:
+    scale = 6 / 255
+    quantize = converters.quantize._QUANTIZE  # which registers the operator
+
+    class Grid(torch.nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return quantize(image, scale, -128, -128, 127, torch.int8)
+
+    graph = torch.fx.symbolic_trace(Grid())
+    stored = np.float32(np.float16(scale))
+    assert stored < np.float32(scale)
+    given = np.full((1, 3, 2, 2), (127 + 0.5) * stored * (1 + 1e-6), np.float32)  # over half a step of the stored grid
+    assert np.unique(of_module(graph, half=True)(given)) == [0]
+    assert np.unique(of_module(graph)(given)) == [-1]
 
 
 def test_a_style_that_drifts_is_not_hidden_by_one_that_drifts_the_other_way() -> None:
