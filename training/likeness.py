@@ -2,7 +2,7 @@
 
 All take ``N x 3 x H x W`` RGB on the [0, 1] scale, the network's picture and the photo, and a mask ``N x 2 x H x W`` in
 [0, 1] of where faces and heads are (``training.data.masks``); they return a scalar, 0 where there is no face. In the
-formulas *face* is the mask's first plane, *head* its second one.
+formulas *face* is the mask's first plane, *head* its second one; o is the network's picture, p the photo.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SKIN_HUE, SKIN_WIDTH = 0.87, 0.42
 _GREY, _COLOURED, _VIVID, _PAINT = 6.0, 14.0, 38.0, 60.0
 #: Pixels added to the number of those that count, so that a handful of them in a batch do not rule.
 _FEW = 50.0
+#: Lightness of CIELAB up to which hair is dark, and from which on it is none of that.
+_BLACK, _BROWN = 20.0, 35.0
 
 
 def face_features(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
@@ -62,6 +64,28 @@ def skin_marks(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     have, want = (_high_pass(rgb_to_lab(x)).abs() for x in (output, photo))
     weight = _skin_of_heads(photo, where)
     return (weight * (have - want).clamp(min=0)).sum() / 100.0 / (3 * weight.sum() + _FEW)
+
+
+def heads(output: Tensor, photo: Tensor, where: Tensor, target: Tensor | None = None) -> Tensor:
+    """Skin and dark hair are drawn as in another picture: mean absolute difference in CIELAB, divided by 100.
+
+    ``w = head max(skin(p), dark(p))``, dark falling from 1 to 0 between a lightness of 20 and 35: ``sum w |LAB(o) -
+    LAB(t)| / 100 / (3 sum w + 50)`` over pixels and L, a, b.
+
+    Args:
+        output, photo, where: see the module's docstring.
+        target: t, of the photo's shape: what another style makes of the photo; the photo itself by default.
+    """
+    weight = skin_and_hair(photo, where)
+    difference = rgb_to_lab(output) - rgb_to_lab(photo if target is None else target)
+    return (weight * difference).abs().sum() / 100.0 / (3 * weight.sum() + _FEW)
+
+
+def skin_and_hair(photo: Tensor, where: Tensor) -> Tensor:
+    """``w`` of ``heads``, ``N x 1 x H x W`` in [0, 1], without a gradient."""
+    with torch.no_grad():
+        dark = 1.0 - _ramp(box_mean(rgb_to_lab(photo)[:, :1], 1), _BLACK, _BROWN)
+        return _plane(where, HEAD) * torch.maximum(skin(photo), dark)
 
 
 def skin(picture: Tensor) -> Tensor:
@@ -105,4 +129,5 @@ FACE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "face_tone": face_tone,
     "skin_tone": skin_tone,
     "skin_marks": skin_marks,
+    "heads": heads,
 }

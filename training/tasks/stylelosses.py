@@ -7,14 +7,15 @@ shows a face or its skin.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from pydantic.dataclasses import dataclass
 from torch import Tensor
 
-from training.config import STRICT_KEYS, Fault, Weight
+from training.config import STRICT_KEYS, Fault, Share, Weight
 from training.data.unpaired import UnpairedDataset
-from training.likeness import FACE_LOSSES
+from training.likeness import FACE_LOSSES, heads, skin_and_hair
 from training.metrics.features import EffLite0
 from training.setdistance import SetDistance
 from training.statistics import StyleStatistics
@@ -34,6 +35,10 @@ class StyleLossRecipe:
         skin_tone: weight of ``training.likeness.skin_tone``: foreheads, ears and throats, too; needs ``data.faces``.
         skin_marks: weight of ``training.likeness.skin_marks``: skin gets no new lines and patches; needs
             ``data.faces``.
+        heads: weight of ``training.likeness.heads``: skin and dark hair are drawn as in the photo, or in the picture
+            that stands for it (``like`` of ``task: together``); needs ``data.faces``.
+        spare: the share of the pull of ``statistics`` and ``kid`` that skin and dark hair of heads are spared, 0 to 1.
+            They see the whole picture all the same, so that a set is compared with a set; needs ``data.faces``.
     """
 
     statistics: Weight = 0.0
@@ -42,6 +47,8 @@ class StyleLossRecipe:
     face_tone: Weight = 0.0
     skin_tone: Weight = 0.0
     skin_marks: Weight = 0.0
+    heads: Weight = 0.0
+    spare: Share = 0.0
 
     def in_faces(self) -> dict[str, float]:
         """The losses in faces and on skin that count, with their weights."""
@@ -51,8 +58,9 @@ class StyleLossRecipe:
         """What is wrong when ``data.faces`` is this: losses in faces want a list of them."""
         if faces is not None:
             return []
+        asked = [*self.in_faces(), "spare"] if self.spare else [*self.in_faces()]
         text = "needs data.faces; write the list with `python -m training.metrics.faces`."
-        return [Fault(f"loss.{name}: {text}", (f"loss.{name}", "data.faces")) for name in self.in_faces()]
+        return [Fault(f"loss.{name}: {text}", (f"loss.{name}", "data.faces")) for name in asked]
 
 
 class StyleLosses:
@@ -87,22 +95,30 @@ class StyleLosses:
 
         It is the last part of a sample (``UnpairedDataset.parts``).
         """
-        return batch[-1].float() / 255.0 if self._loss.in_faces() else None
+        return batch[-1].float() / 255.0 if self._loss.in_faces() or self._loss.spare else None
 
-    def __call__(self, output: Tensor, photo: Tensor, inside: Tensor | None) -> tuple[Tensor, dict[str, Tensor]]:
+    def __call__(
+        self, output: Tensor, photo: Tensor, inside: Tensor | None, like: Tensor | None = None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted sum of the losses that count, and each of them, not weighted, by name.
 
         Args:
             output, photo: ``N x 3 x H x W`` RGB, the photo in [0, 1].
             inside: see ``inside``.
+            like: the picture, of the photo's shape, that heads are drawn like; the photo by default.
         """
         found: dict[str, Tensor] = {}
+        pulled = output
+        if inside is not None and self._loss.spare:
+            spared = self._loss.spare * skin_and_hair(photo, inside)
+            pulled = spared * output.detach() + (1.0 - spared) * output
         if self.statistics is not None:
-            found["statistics"] = self.statistics(output)
+            found["statistics"] = self.statistics(pulled)
         if self.distance is not None:
-            found["kid"] = self.distance(output)
+            found["kid"] = self.distance(pulled)
         if inside is not None:
-            found |= {name: FACE_LOSSES[name](output, photo, inside) for name in self._loss.in_faces()}
+            losses = FACE_LOSSES | {"heads": partial(heads, target=like)}
+            found |= {name: losses[name](output, photo, inside) for name in self._loss.in_faces()}
         weighted = [getattr(self._loss, name) * part for name, part in found.items()]
         return sum(weighted, output.new_zeros(())), found
 

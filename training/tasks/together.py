@@ -52,8 +52,9 @@ class LearnedStyle:
         data: photos to draw and pictures of the style; ``batch`` is of each turn of the style, in each process.
         loss: see its class.
         like: a style with a teacher whose picture, as the averaged network draws it, stands for the photo in the keys
-            of ``LossRecipe``: its colours and contours are held. A filter that is nearer to the set than the photo is
-            leaves less to be moved. The losses in faces and on skin compare with the photo all the same.
+            of ``LossRecipe`` and in ``heads``: its colours, contours, skin and dark hair are held. A filter that is
+            nearer to the set than the photo is leaves less to be moved. The other losses in faces compare with the
+            photo all the same.
     """
 
     data: UnpairedRecipe = UnpairedRecipe(smooth=False)
@@ -203,8 +204,8 @@ class TogetherTask(DistillTask):
         towards, holding = self.towards[style], self.holding[style]
         with self.in_float32():
             output = drawn.float()
-            total, found = towards(output, photo, towards.inside(batch))
             target = photo if one.like is None else self._like(one.like, photo)
+            total, found = towards(output, photo, towards.inside(batch), target)
             held = holding(output, target=target, photo=photo, style=real)
             if held:
                 total = total + holding.total(held)

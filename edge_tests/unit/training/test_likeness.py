@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from training.colour import rgb_to_lab
-from training.likeness import FACE_LOSSES, face_features, face_tone, skin, skin_marks, skin_tone
+from training.likeness import FACE_LOSSES, face_features, face_tone, heads, skin, skin_marks, skin_tone
+from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 
 
 def grey(level: float) -> torch.Tensor:
@@ -95,6 +96,22 @@ def test_a_new_mark_on_skin_costs_and_one_that_goes_is_free(rgb: tuple[int, int,
     assert float(skin_marks(photo * 0.9, photo, box())) == pytest.approx(0.0, abs=1e-6)  # a tone is no mark
 
 
+@pytest.mark.parametrize(("rgb", "weight"), [(LIGHT, None), (DARK, None), ((20, 20, 22), 1.0), (OTHERS["grey"], 0.0)])
+def test_skin_and_dark_hair_of_heads_are_drawn_as_in_another_picture(
+    rgb: tuple[int, int, int], weight: float | None
+) -> None:
+    photo = colour(*rgb)
+    if weight is None:
+        weight = float(skin(photo)[0, 0, 24, 24])
+    target, output = photo * 0.9, photo * 0.9 + 0.05
+    output[:, :, :12] = 0.0  # above the head
+    for picture, given in ((target, target), (photo, None)):
+        step = (rgb_to_lab(output) - rgb_to_lab(picture))[0, :, 24, 24].abs().sum()
+        wanted = weight * 24**2 * float(step) / 100 / (3 * weight * 24**2 + 50)
+        assert float(heads(output, photo, box(), given)) == pytest.approx(wanted, rel=1e-3, abs=1e-6)
+    assert float(heads(target, photo, box(), target)) == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize("name", FACE_LOSSES)
 def test_without_a_face_there_is_no_loss_and_with_one_there_is_a_gradient_inside(name: str) -> None:
     noise = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5
@@ -105,3 +122,21 @@ def test_without_a_face_there_is_no_loss_and_with_one_there_is_a_gradient_inside
     (gradient,) = torch.autograd.grad(FACE_LOSSES[name](output, photo, box()), output)
     assert float(gradient[..., 16:32, 16:32].abs().sum()) > 0
     assert float(gradient[..., :4, :].abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("spare", [0.0, 0.3, 1.0])
+def test_skin_of_heads_is_spared_its_share_of_the_pull_and_seen_all_the_same(spare: float) -> None:
+    losses = StyleLosses(StyleLossRecipe(faces=1.0, spare=spare))
+    losses.distance = lambda drawn: drawn.sum()  # type: ignore[assignment]  # a pull of 1 everywhere
+    photo = colour(20, 20, 22)  # dark hair: it counts in full
+    output = photo.clone().requires_grad_()
+    _, found = losses(output, photo, box())
+    assert float(found["kid"].detach()) == pytest.approx(float(photo.sum()), rel=1e-6)
+    (pull,) = torch.autograd.grad(found["kid"], output)
+    assert torch.allclose(pull, (1.0 - spare * box()[:, 1:]).expand_as(pull))
+
+
+def test_sparing_heads_asks_for_a_list_of_faces() -> None:
+    (fault,) = StyleLossRecipe(kid=1.0, spare=0.5).face_faults(None)
+    assert fault.text.startswith("loss.spare: needs data.faces")
+    assert not StyleLossRecipe(kid=1.0, spare=0.5).face_faults("faces.csv")
