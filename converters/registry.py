@@ -190,7 +190,7 @@ TARGETS: tuple[TargetRow, ...] = (
         runtime_extra="mil",
         host="macOS; elsewhere the MIL reference executor (numerics only)",
         min_runtime="Core ML of the system",
-        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=1.6, drift_steps=0.8),
+        fidelity=FidelityGate(max_abs_steps=24, mean_abs_steps=1.6, drift_steps=0.4),
         io="8-bit RGB image in and out",
         min_os={Precision.FP16: "iOS 16", Precision.FP32: "iOS 16", Precision.INT8: "iOS 17"},
     ),
