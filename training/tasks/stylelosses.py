@@ -54,13 +54,16 @@ class StyleLossRecipe:
         """The losses in faces and on skin that count, with their weights."""
         return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
 
+    def asks_for_faces(self) -> list[str]:
+        """The keys that count and look at the mask of faces and heads."""
+        return [*self.in_faces(), *(["spare"] if self.spare else [])]
+
     def face_faults(self, faces: str | None) -> list[Fault]:
         """What is wrong when ``data.faces`` is this: losses in faces want a list of them."""
         if faces is not None:
             return []
-        asked = [*self.in_faces(), "spare"] if self.spare else [*self.in_faces()]
         text = "needs data.faces; write the list with `python -m training.metrics.faces`."
-        return [Fault(f"loss.{name}: {text}", (f"loss.{name}", "data.faces")) for name in asked]
+        return [Fault(f"loss.{name}: {text}", (f"loss.{name}", "data.faces")) for name in self.asks_for_faces()]
 
 
 class StyleLosses:
@@ -95,7 +98,7 @@ class StyleLosses:
 
         It is the last part of a sample (``UnpairedDataset.parts``).
         """
-        return batch[-1].float() / 255.0 if self._loss.in_faces() or self._loss.spare else None
+        return batch[-1].float() / 255.0 if self._loss.asks_for_faces() else None
 
     def __call__(
         self, output: Tensor, photo: Tensor, inside: Tensor | None, like: Tensor | None = None
