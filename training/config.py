@@ -151,7 +151,7 @@ class LossRecipe(SharedLoss):
     """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
     Attributes:
-        l1, gradient, ssim, colour, lab, chroma, edge, smoothness, contours, grid, surface, texture: against the
+        l1, gradient, ssim, colour, lab, chroma, edge, smoothness, plain, contours, grid, surface, texture: against the
             teacher's picture, or without a teacher against the photo; rows of ``training.losses.LOSSES``.
         total_variation: of the network's picture alone; a row of ``training.losses.PRIORS``.
         identity: what the network makes of a picture that is in the style already; costs a pass of its own.
@@ -175,6 +175,7 @@ class LossRecipe(SharedLoss):
     chroma: Weight = 0.0
     edge: Weight = 0.0
     smoothness: Weight = 0.0
+    plain: Weight = 0.0
     contours: Weight = 0.0
     grid: Weight = 0.0
     surface: Weight = 0.0

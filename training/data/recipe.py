@@ -41,6 +41,8 @@ class UnpairedRecipe(SharedData):
         flip: half of the crops are mirrored.
         zoom: smallest share of a picture's short side that a crop may take, all of it at most, scaled to ``crop``; 1
             cuts ``crop`` pixels as they are.
+        light: photos are lit anew: raised to a power (of [0, 1]) between ``2^-light`` and ``2^light``, even in the
+            exponent; 0 leaves them as they are. A few people stand for lighter and darker skin.
         enlarge: most a picture is enlarged to reach ``resize``; smaller ones are named and skipped.
         smooth: adds the style picture's edge-smoothed twin (CartoonGAN's negatives).
         conditions: names of ``training.data.conditions.CONDITIONS``, drawn from the photo.
@@ -62,6 +64,7 @@ class UnpairedRecipe(SharedData):
     crop: Annotated[int, Field(ge=32, multiple_of=16)] = 224
     flip: bool = True
     zoom: Annotated[float, Field(gt=0, le=1)] = 1.0
+    light: Annotated[float, Field(ge=0, le=2)] = 0.0
     enlarge: Annotated[float, Field(ge=1)] = ENLARGE
     smooth: bool = True
     conditions: tuple[str, ...] = ()

@@ -47,6 +47,7 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         conditions: names of ``CONDITIONS``.
         model: segmentation model for those that need one; ``None``: mediapipe's.
         faces: those of each photo, in the order of ``photos.files``; adds ``faces``.
+        light: see ``UnpairedRecipe``.
 
     Raises:
         UsageError: a crop that does not fit, an unknown condition.
@@ -63,6 +64,7 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         conditions: Sequence[str] = (),
         model: Path | None = None,
         faces: Sequence[Sequence[Face]] | None = None,
+        light: float = 0.0,
     ) -> None:
         for store in (photos, pictures):
             check_crop(crop, store)
@@ -70,6 +72,7 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
             condition(name)
         self.photos, self.pictures, self.crop, self.seed = photos, pictures, crop, seed
         self.smooth, self.conditions, self.model, self.faces = smooth, tuple(conditions), model, faces
+        self.light = light
 
     @property
     def parts(self) -> tuple[str, ...]:
@@ -87,6 +90,8 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         photo = self.photos.read(which)
         picture = self.pictures.read(in_turn(number, len(self.pictures), seed=self.seed + _PICTURES))
         here, there = (self.crop.window(image.shape[0], image.shape[1], rng) for image in (photo, picture))
+        if self.light:  # drawn after the windows: without it they are those there always were
+            photo = _relit(photo, 2.0 ** rng.uniform(-self.light, self.light))
         parts = [here.cut(photo.transpose(2, 0, 1)), there.cut(picture.transpose(2, 0, 1))]
         if self.smooth:
             parts.append(there.cut(edge_smoothed(picture).transpose(2, 0, 1)))
@@ -94,6 +99,12 @@ class UnpairedDataset(Dataset[tuple[Tensor, ...]]):
         if self.faces is not None:
             parts.append(here.cut(face_mask(self.faces[which], *photo.shape[:2])))
         return tuple(torch.from_numpy(part) for part in parts)
+
+
+def _relit(photo: np.ndarray, power: float) -> np.ndarray:
+    """``H x W x 3`` uint8 with every value, of [0, 1], raised to a power."""
+    levels = np.linspace(0.0, 1.0, 256) ** power
+    return np.asarray((levels * 255.0).round().astype(np.uint8)[photo])
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -158,6 +169,7 @@ def open_unpaired(recipe: UnpairedRecipe, *, seed: int = 0, advance: Callable[[]
         conditions=recipe.conditions,
         model=recipe.model,
         faces=None if known is None else [known[file] for file in learned.files],
+        light=recipe.light,
     )
     stores, val = [learned, style], None
     if recipe.val_split in photos.splits and recipe.val_split != recipe.split:

@@ -35,6 +35,7 @@ class StyleLossRecipe:
         skin_tone: weight of ``training.likeness.skin_tone``: foreheads, ears and throats, too; needs ``data.faces``.
         skin_marks: weight of ``training.likeness.skin_marks``: skin gets no new lines and patches; needs
             ``data.faces``.
+        skin_steps: weight of ``training.likeness.skin_steps``: light on skin gets no new edges; needs ``data.faces``.
         heads: weight of ``training.likeness.heads``: skin and dark hair are drawn as in the photo, or in the picture
             that stands for it (``like`` of ``task: together``); needs ``data.faces``.
         spare: the share of the pull of ``statistics`` and ``kid`` that skin and dark hair of heads are spared, 0 to 1.
@@ -47,6 +48,7 @@ class StyleLossRecipe:
     face_tone: Weight = 0.0
     skin_tone: Weight = 0.0
     skin_marks: Weight = 0.0
+    skin_steps: Weight = 0.0
     heads: Weight = 0.0
     spare: Share = 0.0
 

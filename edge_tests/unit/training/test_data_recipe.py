@@ -99,12 +99,13 @@ def faces_of(folders: Path, *names: str) -> str:
 
 def test_a_list_of_faces_is_carried_to_the_photos_it_is_of(folders: Path) -> None:
     known = faces_of(folders, "0.png", "1.png", "2.png", "3.png", "broken.jpg")
-    made = recipe(folders, faces=known, zoom=0.9)
+    made = recipe(folders, faces=known, zoom=0.9, light=0.5)
     assert checks(made) == []
     data = open_unpaired(made)
     assert data.train.parts == ("photo", "picture", "smoothed", "faces")
     assert data.val is not None
     assert data.val.parts == ("photo", "picture")
+    assert (data.train.light, data.val.light) == (0.5, 0.0)  # a validation judges photos as they are
     assert data.train.faces is not None
     assert [len(faces) for faces in data.train.faces] == [1, 0, 0, 0]
     assert sorted(int(data.train[number][-1].max()) for number in range(4)) == [0, 0, 0, 255]
@@ -137,6 +138,8 @@ def test_a_mask_without_a_model_is_a_fault(folders: Path, monkeypatch: pytest.Mo
         {"flipp": True},
         {"zoom": 0},
         {"zoom": 1.1},
+        {"light": -0.1},
+        {"light": 3},
     ],
 )
 def test_keys_and_ranges_are_checked(folders: Path, changes: dict[str, object]) -> None:

@@ -179,6 +179,25 @@ def test_the_mask_follows_crop_zoom_and_mirror(make_store: Callable[..., Picture
     assert sorted(set(shown)) == [0, 255]
 
 
+def test_light_changes_the_photo_alone_and_where_nothing_else_does(make_store: Callable[..., PictureStore]) -> None:
+    store = make_store("photos", (48, 64), (60, 48), (48, 48))
+    plain, lit = (
+        UnpairedDataset(store, store, crop=RandomCrop(side=CROP), seed=3, conditions=("canny",), light=light)
+        for light in (0.0, 0.8)
+    )
+    powers = []
+    for number in range(60):
+        (photo, picture, _), (relit, same, edges) = plain[number], lit[number]
+        assert torch.equal(picture, same)
+        assert torch.equal(edges, lit[number][2])  # again the same light
+        inner = (photo > 60) & (photo < 200)
+        power = (relit[inner] / 255.0).log().sum() / (photo[inner] / 255.0).log().sum()
+        assert float((relit - (photo / 255.0) ** power * 255.0).abs().max()) < 1.5
+        powers.append(float(power.log2()))
+    assert -0.83 < min(powers) < -0.6
+    assert 0.6 < max(powers) < 0.83
+
+
 def test_the_middle_is_the_middle() -> None:
     window = MiddleCrop(side=32).window(48, 65, np.random.default_rng(0))
     assert window == Window(top=8, left=16, side=32, mirror=False)

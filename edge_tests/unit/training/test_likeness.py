@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from training.colour import rgb_to_lab
-from training.likeness import FACE_LOSSES, face_features, face_tone, heads, skin, skin_marks, skin_tone
+from training.likeness import FACE_LOSSES, face_features, face_tone, heads, skin, skin_marks, skin_steps, skin_tone
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 
 
@@ -94,6 +94,22 @@ def test_a_new_mark_on_skin_costs_and_one_that_goes_is_free(rgb: tuple[int, int,
     assert float(skin_marks(marked, photo, box())) == pytest.approx(wanted, rel=2e-3)
     assert float(skin_marks(photo, marked, box())) == pytest.approx(0.0, abs=1e-6)
     assert float(skin_marks(photo * 0.9, photo, box())) == pytest.approx(0.0, abs=1e-6)  # a tone is no mark
+
+
+@pytest.mark.parametrize("rgb", [LIGHT, DARK])
+def test_light_on_skin_gets_no_edge_where_the_photo_has_a_soft_one(rgb: tuple[int, int, int]) -> None:
+    lit = (torch.arange(48) >= 24).float()
+    photo, edged = colour(*rgb), colour(*rgb) * (1 + 0.1 * lit)
+    step = (rgb_to_lab(edged) - rgb_to_lab(photo))[0, :, 24, 40].abs().sum()
+    weight = float(skin(photo)[0, 0, 24, 24])
+    # 12 x 12 means of 2 x 2 px lie in the head; one step in each of their 12 rows.
+    wanted = weight * 12 * float(step) / 100 / (6 * weight * 144 + 50)
+    assert float(skin_steps(edged, photo, box())) == pytest.approx(wanted, rel=2e-3)
+    assert float(skin_steps(photo, edged, box())) == pytest.approx(0.0, abs=1e-6)  # an edge may go
+    assert float(skin_steps(photo * 0.9, photo, box())) < 0.02 * wanted  # a tone is no edge
+    soft = colour(*rgb) * (1 + 0.1 * ((torch.arange(48) - 15.0) / 18).clamp(0, 1))
+    # The same light, gone over in 18 px: an edge in its place has all but one ninth of it too much.
+    assert float(skin_steps(edged, soft, box())) > 0.7 * float(skin_steps(edged, photo, box()))
 
 
 @pytest.mark.parametrize(("rgb", "weight"), [(LIGHT, None), (DARK, None), ((20, 20, 22), 1.0), (OTHERS["grey"], 0.0)])

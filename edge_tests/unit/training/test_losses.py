@@ -22,6 +22,7 @@ from training.losses import (
     identity,
     l1,
     lab,
+    plain,
     smoothness,
     sobel,
     ssim,
@@ -190,6 +191,19 @@ def test_smoothness_counts_what_changes_where_the_target_is_flat() -> None:
     soft = 0.02 * edge  # a step at which a place is flat by 1/e
     wanted = (1 - 0.02) * np.exp(-1) / 5
     assert float(smoothness(edge.transpose(2, 3), soft.transpose(2, 3))) == pytest.approx(wanted, rel=1e-5)
+
+
+def test_a_patch_on_a_plain_wall_costs_though_grain_forgives_its_pixels() -> None:
+    level = torch.full((1, 3, 64, 64), 0.5)
+    patch = level.clone()
+    patch[..., 32:] -= 0.1  # the border of both kinds of cells
+    # One of 15 horizontal neighbours of 4 x 4 means and one of 7 of 8 x 8 means differ by 0.1.
+    assert float(plain(patch, level)) == pytest.approx(0.1 / 15 + 0.1 / 7, rel=1e-5)
+    assert float(plain(level, patch)) == 0.0
+    noise = 0.06 * (torch.rand(1, 3, 64, 64, generator=torch.Generator().manual_seed(0)) - 0.5)
+    ramp = level - 0.1 * ((torch.arange(64) - 20.0) / 24).clamp(0, 1)  # a soft rim, fainter a pixel than the grain
+    assert float(smoothness(ramp, level + noise)) < 0.05 * float(smoothness(ramp, level))
+    assert float(plain(ramp, level + noise)) > 0.5 * float(plain(ramp, level))
 
 
 def test_contours_ask_for_the_targets_steps_and_forgive_what_is_added() -> None:
