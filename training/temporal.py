@@ -3,6 +3,9 @@
 From a photo x the next frame of a film is made by a known motion w and fresh noise. Then ``mean |f(w(x)) - w(f(x))|``
 over the pixels that w has a source for is 0 for a network f whose picture moves with the photo (as in Lai et al. 2018,
 arXiv:1808.00449, with the motion known instead of estimated). No film and no optical flow is needed.
+
+``noise_gain`` looks at noise alone and at its worst places: where a style goes over a threshold, two roundings of one
+sum come to two sides of it, and what int8 draws is not what the float model does.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from torch.nn import functional as F
 
 #: Largest shift in px, largest zoom as a share, largest sigma of noise in [0, 1] units.
 SHIFT, ZOOM, NOISE = 6, 0.04, 0.02
+#: Sigma of the noise of ``noise_gain``, in [0, 1] units: two steps of 8 bits.
+FAINT_NOISE = 2.0 / 255.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,3 +86,21 @@ def inconsistency(later: Tensor, output: Tensor, motion: Motion) -> Tensor:
     """
     moved, seen = motion.warp(output)
     return ((later - moved).abs() * seen).sum() / (seen.sum() * later.shape[1]).clamp(min=1)
+
+
+def faint_noise(image: Tensor) -> Tensor:
+    """The same photo, taken a second time: ``N x 3 x H x W`` in [0, 1] with noise of a sigma of two steps of 8 bits."""
+    return (image + FAINT_NOISE * torch.randn_like(image)).clamp(0, 1)
+
+
+def noise_gain(again: Tensor, output: Tensor, noise: Tensor) -> Tensor:
+    """``mean (again - output)^2 / mean noise^2``: 1 for a network that passes noise on, 0 for one that calms it.
+
+    Squares, because a few pixels that jump are the fault and the mean of all others hardly moves.
+
+    Args:
+        again: what the network draws of the photo with noise, ``N x 3 x H x W``.
+        output: what it draws of the photo.
+        noise: the difference of the two photos, of the same shape.
+    """
+    return (again - output).square().mean() / noise.square().mean().clamp(min=1e-12)

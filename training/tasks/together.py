@@ -33,15 +33,22 @@ from training.tasks.base import Judgement, Report, Samples
 from training.tasks.distill import Batch, DistillTask, open_pairs, pair_faults
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 from training.tasks.unpaired import SetJudge, style_pictures
+from training.temporal import faint_noise, noise_gain
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
 class LearnedLossRecipe(StyleLossRecipe, LossRecipe):
-    """``loss:`` of a style of ``pictures``; the keys of ``LossRecipe`` compare with the photo, or with ``like``."""
+    """``loss:`` of a style of ``pictures``; the keys of ``LossRecipe`` compare with the photo, or with ``like``.
+
+    Attributes:
+        steady: weight of ``training.temporal.noise_gain``: nothing jumps when the photo's noise is another; it draws
+            the photo a second time.
+    """
 
     l1: Weight = 0.0
     gradient: Weight = 0.0
     ssim: Weight = 0.0
+    steady: Weight = 0.0
 
 
 @dataclass(frozen=True, kw_only=True, config=STRICT_KEYS)
@@ -200,7 +207,8 @@ class TogetherTask(DistillTask):
         first = (lap * self.processes + self.global_rank) * one.data.batch
         batch = [part.to(self.device) for part in stack([data[first + number] for number in range(one.data.batch)])]
         photo, real = self.picture(batch[0]), batch[1].float() / 255.0
-        drawn = self.draw(photo, self.weights_of(self.recipe.styles.index(style), len(photo)))
+        weights = self.weights_of(self.recipe.styles.index(style), len(photo))
+        drawn = self.draw(photo, weights)
         towards, holding = self.towards[style], self.holding[style]
         with self.in_float32():
             output = drawn.float()
@@ -209,6 +217,10 @@ class TogetherTask(DistillTask):
             held = holding(output, target=target, photo=photo, style=real)
             if held:
                 total = total + holding.total(held)
+            if one.loss.steady:
+                other = faint_noise(photo)
+                held["steady"] = noise_gain(self.draw(other, weights).float(), output, other - photo)
+                total = total + one.loss.steady * held["steady"]
         return total, {**found, **held}
 
     @torch.no_grad()

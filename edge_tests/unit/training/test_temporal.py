@@ -9,7 +9,17 @@ import torch
 from torch import Tensor
 
 from training.config import Recipe
-from training.temporal import SHIFT, ZOOM, Motion, inconsistency, next_frame, random_motion
+from training.temporal import (
+    FAINT_NOISE,
+    SHIFT,
+    ZOOM,
+    Motion,
+    faint_noise,
+    inconsistency,
+    next_frame,
+    noise_gain,
+    random_motion,
+)
 from training.train import train
 
 
@@ -92,3 +102,18 @@ def test_steps_with_the_loss_make_the_network_more_consistent(tiny_recipe: Calla
         log = (recipe.folder / "log.txt").read_text()
         assert (" temporal " in log) == (weight > 0)
     assert flickers[20.0] < 0.8 * flickers[0.0]
+
+
+def test_the_gain_of_noise_is_the_square_of_a_factor_and_a_few_jumps_are_seen() -> None:
+    torch.manual_seed(0)
+    photo = torch.full((2, 3, 64, 64), 0.5)
+    other = faint_noise(photo)
+    noise = other - photo
+    assert float(noise.std()) == pytest.approx(FAINT_NOISE, rel=0.02)
+    assert float(noise_gain(2.0 * other, 2.0 * photo, noise)) == pytest.approx(4.0, rel=1e-4)
+    assert float(noise_gain(photo, photo, noise)) == 0.0
+    assert float(noise_gain(photo, photo, torch.zeros_like(noise))) == 0.0
+    # One pixel of 4096 in all colours goes over a threshold of 40 steps.
+    jump = torch.zeros_like(photo)
+    jump[..., 10, 10] = 40.0 / 255.0
+    assert float(noise_gain(photo + jump, photo, noise)) == pytest.approx(400.0 / 4096.0, rel=0.05)

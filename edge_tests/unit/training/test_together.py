@@ -77,7 +77,7 @@ def test_teachers_reach_the_rows_of_their_own_names(make: Make) -> None:
 
 
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(make: Make) -> None:
-    more = {"stripes__loss__statistics": 0.1, "every": 1}
+    more = {"stripes__loss__statistics": 0.1, "stripes__loss__steady": 0.1, "every": 1}
     whole = make(**more, name="whole")
     train(whole, quiet=True)
     train(make(**more, name="half", run__minutes=1e-6), quiet=True)  # stops at the first validation
@@ -96,7 +96,7 @@ def test_every_weight_changes_what_is_learned(make: Make, folders: Path, tmp_pat
     plain = train(make(**settings, name="plain"), quiet=True).average.state_dict()["tail.weight"]
     changes: dict[str, dict[str, Any]] = {
         "kid": {"stripes__loss__kid": 9.0}, "faces": {"stripes__loss__faces": 5.0}, "pull": {"pull": 1.0},
-        "grid": {"stripes__loss__grid": 50.0}, "every": {"every": 1},
+        "grid": {"stripes__loss__grid": 50.0}, "steady": {"stripes__loss__steady": 5.0}, "every": {"every": 1},
     }  # fmt: skip
     for name, change in changes.items():
         other = train(make(**settings, **change, name=name), quiet=True).average.state_dict()["tail.weight"]
