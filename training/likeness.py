@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from training.colour import luma, rgb_to_lab
 from training.data.masks import FACE, HEAD
+from training.losses import neighbour_steps
 from training.representations import box_mean
 
 #: Radius of the mean that features and marks are what lies above it (15 px a side), and of that which has a skin's
@@ -80,9 +81,8 @@ def skin_steps(output: Tensor, photo: Tensor, where: Tensor) -> Tensor:
     )
     total = output.new_zeros(())
     for axis in (2, 3):
-        length = have.shape[axis] - 1
-        first = weight.narrow(axis, 0, length)
-        made, given = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (have, want))
+        made, given = neighbour_steps(have, axis), neighbour_steps(want, axis)
+        first = weight.narrow(axis, 0, made.shape[axis])
         total = total + (first * F.relu(made.abs() - given.abs())).sum()
     return total / 100.0 / (6 * weight.sum() + _FEW)
 

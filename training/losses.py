@@ -72,6 +72,12 @@ def edge(output: Tensor, target: Tensor) -> Tensor:
     return (sobel(luma(output)) - sobel(luma(target))).abs().mean()
 
 
+def neighbour_steps(x: Tensor, axis: int) -> Tensor:
+    """Each value minus the one before it along an axis, which gets shorter by one."""
+    length = x.shape[axis] - 1
+    return x.narrow(axis, 1, length) - x.narrow(axis, 0, length)
+
+
 def smoothness(output: Tensor, target: Tensor) -> Tensor:
     """Marks that the picture has where the target is flat.
 
@@ -81,8 +87,7 @@ def smoothness(output: Tensor, target: Tensor) -> Tensor:
     """
     total = output.new_zeros(())
     for axis in (2, 3):
-        length = output.shape[axis] - 1
-        made, given = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (output, target))
+        made, given = neighbour_steps(output, axis), neighbour_steps(target, axis)
         flat = torch.exp(-given.abs().mean(1, keepdim=True) / _FLAT)
         total = total + (F.relu(made.abs() - given.abs()) * flat).mean()
     return total
@@ -107,8 +112,7 @@ def contours(output: Tensor, target: Tensor) -> Tensor:
     made, given = (F.avg_pool2d(luma(x), 2) for x in (output, target))
     total = output.new_zeros(())
     for axis in (2, 3):
-        length = made.shape[axis] - 1
-        have, want = (x.narrow(axis, 1, length) - x.narrow(axis, 0, length) for x in (made, given))
+        have, want = neighbour_steps(made, axis), neighbour_steps(given, axis)
         strong = ((want.abs() - _FAINT) / (_STRONG - _FAINT)).clamp(0, 1)
         total = total + (strong * F.relu(want.abs() - have * want.sign())).mean()
     return total

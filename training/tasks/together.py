@@ -209,6 +209,9 @@ class TogetherTask(DistillTask):
         photo, real = self.picture(batch[0]), batch[1].float() / 255.0
         weights = self.weights_of(self.recipe.styles.index(style), len(photo))
         drawn = self.draw(photo, weights)
+        # In the precision of the first pass: else half precision's own rounding would count as a jump.
+        other = faint_noise(photo) if one.loss.steady else None
+        again = None if other is None else self.draw(other, weights)
         towards, holding = self.towards[style], self.holding[style]
         with self.in_float32():
             output = drawn.float()
@@ -217,9 +220,8 @@ class TogetherTask(DistillTask):
             held = holding(output, target=target, photo=photo, style=real)
             if held:
                 total = total + holding.total(held)
-            if one.loss.steady:
-                other = faint_noise(photo)
-                held["steady"] = noise_gain(self.draw(other, weights).float(), output, other - photo)
+            if other is not None and again is not None:
+                held["steady"] = noise_gain(again.float(), output, other - photo)
                 total = total + one.loss.steady * held["steady"]
         return total, {**found, **held}
 
