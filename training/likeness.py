@@ -1,8 +1,8 @@
 """Losses in faces and on skin: what makes a face that person's, while a style is free in the rest of the picture.
 
-All take ``N x 3 x H x W`` RGB on the [0, 1] scale, the network's picture and the photo, and a mask ``N x 2 x H x W`` in
-[0, 1] of where faces and heads are (``training.data.masks``); they return a scalar, 0 where there is no face. In the
-formulas *face* is the mask's first plane, *head* its second one; o is the network's picture, p the photo.
+All take ``N x 3 x H x W`` RGB on the [0, 1] scale, the network's picture and the photo, and a mask ``N x 3 x H x W``
+in [0, 1] of where faces, heads and bodies are (``training.data.masks``); they return a scalar, 0 where there is no
+face. In the formulas *face*, *head* and *body* are the mask's planes; o is the network's picture, p the photo.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from training.colour import luma, rgb_to_lab
-from training.data.masks import FACE, HEAD
+from training.data.masks import BODY, FACE, HEAD
 from training.losses import neighbour_steps
 from training.representations import box_mean
 
 #: Radius of the mean that features and marks are what lies above it (15 px a side), and of that which has a skin's
 #: tone (9 px).
 FEATURE_RADIUS, TONE_RADIUS = 7, 4
+#: The same of marks on cloth, in means of 2 x 2 px (14 px a side).
+CLOTH_RADIUS = 3
 #: Strength of a feature of the photo, in luma, from which on it counts, and that at which it counts in full.
 _FAINT, _STRONG = 0.03, 0.08
 #: Skin of all tones shares its hue (radians of CIELAB's a, b) and differs in lightness; how far a hue may be off, and
@@ -97,9 +99,33 @@ def heads(output: Tensor, photo: Tensor, where: Tensor, target: Tensor | None = 
         output, photo, where: see the module's docstring.
         target: t, of the photo's shape: what another style makes of the photo; the photo itself by default.
     """
-    weight = skin_and_hair(photo, where)
-    difference = rgb_to_lab(output) - rgb_to_lab(photo if target is None else target)
-    return (weight * difference).abs().sum() / 100.0 / (3 * weight.sum() + _FEW)
+    return _likeness(output, photo if target is None else target, skin_and_hair(photo, where))
+
+
+def bare_skin(output: Tensor, photo: Tensor, where: Tensor, target: Tensor | None = None) -> Tensor:
+    """Arms, hands and legs are drawn as in another picture: ``heads`` with ``w = body skin(p)``.
+
+    Args:
+        output, photo, where: see the module's docstring.
+        target: see ``heads``.
+    """
+    return _likeness(output, photo if target is None else target, _plane(where, BODY) * skin(photo))
+
+
+def body_marks(output: Tensor, photo: Tensor, where: Tensor, target: Tensor | None = None) -> Tensor:
+    """Clothes get no strokes and patches that neither the photo nor another picture has.
+
+    ``skin_marks`` of 2 x 2 means, less their mean over 7 x 7 of them (cloth has a grain, which would forgive strokes),
+    whatever the colour: ``w = body``, ``sum w max(0, |h(o)| - max(|h(p)|, |h(t)|)) / 100 / (3 sum w + 50)``.
+
+    Args:
+        output, photo, where: see the module's docstring.
+        target: see ``heads``.
+    """
+    pictures = (output, photo, photo if target is None else target)
+    have, *others = (_high_pass(F.avg_pool2d(rgb_to_lab(x), 2), CLOTH_RADIUS).abs() for x in pictures)
+    weight = F.avg_pool2d(_plane(where, BODY), 2)
+    return (weight * F.relu(have - torch.maximum(*others))).sum() / 100.0 / (3 * weight.sum() + _FEW)
 
 
 def skin_and_hair(photo: Tensor, where: Tensor) -> Tensor:
@@ -135,13 +161,18 @@ def _plane(where: Tensor, plane: int) -> Tensor:
     return where[:, plane : plane + 1]
 
 
+def _likeness(output: Tensor, target: Tensor, weight: Tensor) -> Tensor:
+    difference = rgb_to_lab(output) - rgb_to_lab(target)
+    return (weight * difference).abs().sum() / 100.0 / (3 * weight.sum() + _FEW)
+
+
 def _tone(output: Tensor, photo: Tensor, weight: Tensor) -> Tensor:
     difference = box_mean(rgb_to_lab(output) - rgb_to_lab(photo), TONE_RADIUS)
     return (weight * difference).abs().sum() / 100.0 / (3 * weight.sum() + _FEW)
 
 
-def _high_pass(planes: Tensor) -> Tensor:
-    return planes - box_mean(planes, FEATURE_RADIUS)
+def _high_pass(planes: Tensor, radius: int = FEATURE_RADIUS) -> Tensor:
+    return planes - box_mean(planes, radius)
 
 
 #: By key of ``loss:`` where a style is learned from pictures.
@@ -152,4 +183,8 @@ FACE_LOSSES: dict[str, Callable[[Tensor, Tensor, Tensor], Tensor]] = {
     "skin_marks": skin_marks,
     "skin_steps": skin_steps,
     "heads": heads,
+    "bare_skin": bare_skin,
+    "body_marks": body_marks,
 }
+#: Those of them that take the picture of another style in the photo's place.
+LIKE_LOSSES = {"heads": heads, "bare_skin": bare_skin, "body_marks": body_marks}

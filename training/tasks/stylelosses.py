@@ -15,7 +15,7 @@ from torch import Tensor
 
 from training.config import STRICT_KEYS, Fault, Share, Weight
 from training.data.unpaired import UnpairedDataset
-from training.likeness import FACE_LOSSES, heads, skin_and_hair
+from training.likeness import FACE_LOSSES, LIKE_LOSSES, skin_and_hair
 from training.metrics.features import EffLite0
 from training.setdistance import SetDistance
 from training.statistics import StyleStatistics
@@ -38,6 +38,8 @@ class StyleLossRecipe:
         skin_steps: weight of ``training.likeness.skin_steps``: light on skin gets no new edges; needs ``data.faces``.
         heads: weight of ``training.likeness.heads``: skin and dark hair are drawn as in the photo, or in the picture
             that stands for it (``like`` of ``task: together``); needs ``data.faces``.
+        bare_skin: weight of ``training.likeness.bare_skin``: the same for arms, hands and legs; needs ``data.faces``.
+        body_marks: weight of ``training.likeness.body_marks``: clothes get no new strokes; needs ``data.faces``.
         spare: the share of the pull of ``statistics`` and ``kid`` that skin and dark hair of heads are spared, 0 to 1.
             They see the whole picture all the same, so that a set is compared with a set; needs ``data.faces``.
     """
@@ -50,6 +52,8 @@ class StyleLossRecipe:
     skin_marks: Weight = 0.0
     skin_steps: Weight = 0.0
     heads: Weight = 0.0
+    bare_skin: Weight = 0.0
+    body_marks: Weight = 0.0
     spare: Share = 0.0
 
     def in_faces(self) -> dict[str, float]:
@@ -57,7 +61,7 @@ class StyleLossRecipe:
         return {name: getattr(self, name) for name in FACE_LOSSES if getattr(self, name) > 0}
 
     def asks_for_faces(self) -> list[str]:
-        """The keys that count and look at the mask of faces and heads."""
+        """The keys that count and look at the mask of faces, heads and bodies."""
         return [*self.in_faces(), *(["spare"] if self.spare else [])]
 
     def face_faults(self, faces: str | None) -> list[Fault]:
@@ -96,7 +100,7 @@ class StyleLosses:
             learn_set(self.distance, data)
 
     def inside(self, batch: Any) -> Tensor | None:
-        """The mask of faces and heads of a batch, ``N x 2 x H x W`` in [0, 1], when a loss looks at it.
+        """The mask of faces, heads and bodies of a batch, ``N x 3 x H x W`` in [0, 1], when a loss looks at it.
 
         It is the last part of a sample (``UnpairedDataset.parts``).
         """
@@ -110,7 +114,7 @@ class StyleLosses:
         Args:
             output, photo: ``N x 3 x H x W`` RGB, the photo in [0, 1].
             inside: see ``inside``.
-            like: the picture, of the photo's shape, that heads are drawn like; the photo by default.
+            like: the picture, of the photo's shape, that heads and bodies are drawn like; the photo by default.
         """
         found: dict[str, Tensor] = {}
         pulled = output
@@ -122,7 +126,7 @@ class StyleLosses:
         if self.distance is not None:
             found["kid"] = self.distance(pulled)
         if inside is not None:
-            losses = FACE_LOSSES | {"heads": partial(heads, target=like)}
+            losses = FACE_LOSSES | {name: partial(loss, target=like) for name, loss in LIKE_LOSSES.items()}
             found |= {name: losses[name](output, photo, inside) for name in self._loss.in_faces()}
         weighted = [getattr(self._loss, name) * part for name, part in found.items()]
         return sum(weighted, output.new_zeros(())), found

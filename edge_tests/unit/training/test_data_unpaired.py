@@ -15,7 +15,7 @@ from sdk.imaging import resize
 from training.data.conditions import canny, edge_smoothed, lab
 from training.data.crops import MiddleCrop, RandomCrop, Window
 from training.data.folders import open_folder
-from training.data.masks import FACE, HEAD, face_mask
+from training.data.masks import BODY, FACE, HEAD, face_mask
 from training.data.paired import PairedFolderDataset
 from training.data.store import PictureStore, open_store
 from training.data.unpaired import UnpairedDataset, make_loader
@@ -144,13 +144,18 @@ def test_a_zoom_cuts_squares_of_any_size_and_scales_them() -> None:
     assert set(sides) == set(range(24, 49))
 
 
-def test_the_mask_of_a_face_is_the_inner_part_of_its_box_and_that_of_a_head_lies_around_it() -> None:
+def test_the_mask_of_a_face_is_inside_of_its_box_that_of_a_head_around_it_and_that_of_a_body_below() -> None:
     mask = face_mask([Face(x=0.25, y=0.375, width=0.5, height=0.25)], 100, 200)
-    wanted = np.zeros((2, 100, 200), np.uint8)
+    wanted = np.zeros((3, 100, 200), np.uint8)
     wanted[FACE, 40:60, 55:145] = 255  # 0.375 + 0.08 / 4 to 0.375 + 0.9 / 4 down, 0.25 + 0.05 / 2 to 0.25 + 0.95 / 2
     wanted[HEAD, 25:75, 25:175] = 255  # half the box's height above and below, a quarter of its width beside
+    wanted[BODY, 25:] = 255
     assert np.array_equal(mask, wanted)
     assert not face_mask([], 10, 20).any()
+    body = face_mask([Face(x=0.4, y=0.1, width=0.1, height=0.05)], 100, 200)[BODY]
+    wanted = np.zeros((100, 200), np.uint8)
+    wanted[8:50, 40:140] = 255  # 0.1 - 0.05 / 2 to 0.1 + 8 x 0.05 down, two widths on either side
+    assert np.array_equal(body, wanted)
     outside = face_mask([Face(x=-0.2, y=0.8, width=0.4, height=0.6), Face(x=1.0, y=0.0, width=0.1, height=0.1)], 50, 50)
     assert outside[0, 45:, :5].all()
     assert not outside[0, :40].any()
@@ -161,9 +166,9 @@ def test_the_mask_follows_crop_zoom_and_mirror(make_store: Callable[..., Picture
     store = make_store("photos", (48, 64), (60, 48), (48, 48))
     boxes = [Face(x=0.1, y=0.2, width=0.6, height=0.5)], [Face(x=0.5, y=0.4, width=0.4, height=0.6)], []
     for file, faces, (height, width) in zip(store.files, boxes, store.sizes, strict=True):
-        # Black photos with the mask in red and green: that of a sample must be what its own crop shows.
+        # Photos of the mask, a plane a colour: that of a sample must be what its own crop shows.
         planes = np.zeros((height, width, 3), np.uint8)
-        planes[..., :2] = face_mask(faces, height, width).transpose(1, 2, 0)
+        planes[...] = face_mask(faces, height, width).transpose(1, 2, 0)
         Image.fromarray(planes).save(file)
     painted = open_store(store.files, root=store.root, side=SIDE, cache=store.root.parent / "again", cache_bytes=10**6)
     dataset = UnpairedDataset(
@@ -173,8 +178,8 @@ def test_the_mask_follows_crop_zoom_and_mirror(make_store: Callable[..., Picture
     shown = []
     for number in range(15):
         photo, *_, mask = dataset[number]
-        assert mask.shape == (2, CROP, CROP)
-        assert torch.equal(mask, photo[:2])
+        assert mask.shape == (3, CROP, CROP)
+        assert torch.equal(mask, photo)
         shown.append(int(mask.max()))
     assert sorted(set(shown)) == [0, 255]
 

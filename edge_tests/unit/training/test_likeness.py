@@ -6,7 +6,18 @@ import pytest
 import torch
 
 from training.colour import rgb_to_lab
-from training.likeness import FACE_LOSSES, face_features, face_tone, heads, skin, skin_marks, skin_steps, skin_tone
+from training.likeness import (
+    FACE_LOSSES,
+    bare_skin,
+    body_marks,
+    face_features,
+    face_tone,
+    heads,
+    skin,
+    skin_marks,
+    skin_steps,
+    skin_tone,
+)
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
 
 
@@ -15,10 +26,11 @@ def grey(level: float) -> torch.Tensor:
 
 
 def box() -> torch.Tensor:
-    """A face of 16 x 16 px in the middle of a head of 24 x 24."""
-    mask = torch.zeros(1, 2, 48, 48)
+    """A face of 16 x 16 px in the middle of a head of 24 x 24, and a body of 38 x 28 around the head."""
+    mask = torch.zeros(1, 3, 48, 48)
     mask[:, 0, 16:32, 16:32] = 1.0
     mask[:, 1, 12:36, 12:36] = 1.0
+    mask[:, 2, 10:48, 10:38] = 1.0
     return mask
 
 
@@ -128,13 +140,51 @@ def test_skin_and_dark_hair_of_heads_are_drawn_as_in_another_picture(
     assert float(heads(target, photo, box(), target)) == pytest.approx(0.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("rgb", [LIGHT, DARK])
+def test_bare_skin_is_drawn_as_in_another_picture_wherever_the_body_is(rgb: tuple[int, int, int]) -> None:
+    photo = colour(*rgb)
+    photo[..., :16] = colour(20, 20, 22)[..., :16]  # dark cloth: free here, dark hair in ``heads``
+    target, output = photo * 0.9, photo * 0.9 + 0.05
+    output[:, :, :10] = 0.0  # above the body
+    weight = float(skin(photo)[0, 0, 24, 30])
+    within = weight * 38 * 21 + float(skin(photo)[0, 0, 24, 16]) * 38  # columns 17 to 37, and that between the colours
+    step = (rgb_to_lab(output) - rgb_to_lab(target))[0, :, 24, 30].abs().sum()
+    wanted = within * float(step) / 100 / (3 * within + 50)
+    assert float(bare_skin(output, photo, box(), target)) == pytest.approx(wanted, rel=2e-3)
+    assert float(bare_skin(target, photo, box(), target)) == pytest.approx(0.0, abs=1e-6)
+    assert float(bare_skin(photo, photo, box())) == pytest.approx(0.0, abs=1e-6)  # the photo itself by default
+
+
+def test_clothes_get_no_strokes_that_neither_the_photo_nor_the_other_picture_has() -> None:
+    photo, stroked = grey(0.5), grey(0.5)
+    stroked[..., 40:42, 20:22] = 0.2  # one mean of 2 x 2, below the head
+    depth = float((rgb_to_lab(photo) - rgb_to_lab(stroked))[0, 0, 40, 20])
+    # Windows are cut at the picture's border: sums over what is inside of them, by hand as a mean of all of them.
+    rows, columns = torch.meshgrid(torch.arange(24), torch.arange(24), indexing="ij")
+    near = (((rows - 20).abs() <= 3) & ((columns - 10).abs() <= 3)).float()
+    counts = torch.stack([(i + 4).clamp(max=24) - (i - 3).clamp(min=0) for i in (rows, columns)]).prod(0)
+    off = near / counts
+    off[20, 10] = 1 - off[20, 10]
+    inside = off[5:24, 5:19].sum()  # 19 x 14 means lie in the body
+    wanted = depth * float(inside) / 100 / (3 * 266 + 50)
+    assert float(body_marks(stroked, photo, box())) == pytest.approx(wanted, rel=1e-2)
+    assert float(body_marks(stroked, stroked, box(), photo)) == pytest.approx(0.0, abs=1e-6)  # the photo's stroke
+    assert float(body_marks(stroked, photo, box(), stroked)) == pytest.approx(0.0, abs=1e-6)  # the other picture's
+    assert float(body_marks(photo, stroked, box())) == pytest.approx(0.0, abs=1e-6)  # one that goes
+    grain, grainy = grey(0.5), grey(0.5)
+    grain[..., ::2, ::2] += 0.3  # the mean of 2 x 2 has none of it: it forgives nothing
+    grainy[..., ::2, ::2] += 0.3
+    grainy[..., 40:42, 20:22] -= 0.3
+    assert float(body_marks(grainy, grain, box())) > 0.5 * wanted
+
+
 @pytest.mark.parametrize("name", FACE_LOSSES)
 def test_without_a_face_there_is_no_loss_and_with_one_there_is_a_gradient_inside(name: str) -> None:
     noise = torch.rand(2, 3, 48, 48, generator=torch.Generator().manual_seed(0)) - 0.5
     photo = colour(200, 140, 110) + 0.05 * noise[:1]
     photo[..., 22:26, 22:26] = 0.0  # an eye
     output = (colour(200, 140, 110) + 0.2 * noise[1:]).requires_grad_()
-    assert float(FACE_LOSSES[name](output, photo, torch.zeros(1, 2, 48, 48)).detach()) == 0.0
+    assert float(FACE_LOSSES[name](output, photo, torch.zeros(1, 3, 48, 48)).detach()) == 0.0
     (gradient,) = torch.autograd.grad(FACE_LOSSES[name](output, photo, box()), output)
     assert float(gradient[..., 16:32, 16:32].abs().sum()) > 0
     assert float(gradient[..., :4, :].abs().max()) == 0.0
@@ -149,7 +199,7 @@ def test_skin_of_heads_is_spared_its_share_of_the_pull_and_seen_all_the_same(spa
     _, found = losses(output, photo, box())
     assert float(found["kid"].detach()) == pytest.approx(float(photo.sum()), rel=1e-6)
     (pull,) = torch.autograd.grad(found["kid"], output)
-    assert torch.allclose(pull, (1.0 - spare * box()[:, 1:]).expand_as(pull))
+    assert torch.allclose(pull, (1.0 - spare * box()[:, 1:2]).expand_as(pull))
 
 
 def test_sparing_heads_asks_for_a_list_of_faces() -> None:
