@@ -21,8 +21,8 @@ PARTS = {FACE: (0.05, 0.95, 0.08, 0.90), HEAD: (-0.25, 1.25, -0.50, 1.50), BODY:
 def face_mask(faces: Sequence[Face], height: int, width: int) -> np.ndarray:
     """Where faces, heads and bodies are in a photo of ``height`` x ``width`` px: ``3 x H x W`` uint8, 255 there or 0.
 
-    Plane ``FACE`` is the inner part of each face box, plane ``HEAD`` a box around it, plane ``BODY`` one in which the
-    person is, down to the knees, head included, and what stands beside.
+    Plane ``FACE`` is the inner part of each face box, plane ``HEAD`` a box around it, plane ``BODY`` what is no
+    head of a larger one, in which the person is down to the knees, with what stands beside.
     """
     mask = np.zeros((len(PARTS), height, width), np.uint8)
     for face in faces:
@@ -35,4 +35,5 @@ def face_mask(faces: Sequence[Face], height: int, width: int) -> np.ndarray:
                 height=(bottom - top) * face.height,
             )
             mask[(plane, *part.region(height, width).slices)] = 255
+    mask[BODY] &= ~mask[HEAD]
     return mask

@@ -149,12 +149,13 @@ def test_the_mask_of_a_face_is_inside_of_its_box_that_of_a_head_around_it_and_th
     wanted = np.zeros((3, 100, 200), np.uint8)
     wanted[FACE, 40:60, 55:145] = 255  # 0.375 + 0.08 / 4 to 0.375 + 0.9 / 4 down, 0.25 + 0.05 / 2 to 0.25 + 0.95 / 2
     wanted[HEAD, 25:75, 25:175] = 255  # half the box's height above and below, a quarter of its width beside
-    wanted[BODY, 25:] = 255
+    wanted[BODY, 25:] = 255 - wanted[HEAD, 25:]
     assert np.array_equal(mask, wanted)
     assert not face_mask([], 10, 20).any()
     body = face_mask([Face(x=0.4, y=0.1, width=0.1, height=0.05)], 100, 200)[BODY]
     wanted = np.zeros((100, 200), np.uint8)
     wanted[8:50, 40:140] = 255  # 0.1 - 0.05 / 2 to 0.1 + 8 x 0.05 down, two widths on either side
+    wanted[8:18, 75:105] = 0  # the head
     assert np.array_equal(body, wanted)
     outside = face_mask([Face(x=-0.2, y=0.8, width=0.4, height=0.6), Face(x=1.0, y=0.0, width=0.1, height=0.1)], 50, 50)
     assert outside[0, 45:, :5].all()
