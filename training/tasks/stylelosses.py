@@ -7,7 +7,6 @@ shows a face or its skin.
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from pydantic.dataclasses import dataclass
@@ -15,7 +14,7 @@ from torch import Tensor
 
 from training.config import STRICT_KEYS, Fault, Share, Weight
 from training.data.unpaired import UnpairedDataset
-from training.likeness import FACE_LOSSES, LIKE_LOSSES, skin_and_hair
+from training.likeness import FACE_LOSSES, View
 from training.metrics.features import EffLite0
 from training.setdistance import SetDistance
 from training.statistics import StyleStatistics
@@ -118,16 +117,16 @@ class StyleLosses:
         """
         found: dict[str, Tensor] = {}
         pulled = output
-        if inside is not None and self._loss.spare:
-            spared = self._loss.spare * skin_and_hair(photo, inside)
+        view = None if inside is None else View(output, photo, inside, like)
+        if view is not None and self._loss.spare:
+            spared = self._loss.spare * view.skin_and_hair
             pulled = spared * output.detach() + (1.0 - spared) * output
         if self.statistics is not None:
             found["statistics"] = self.statistics(pulled)
         if self.distance is not None:
             found["kid"] = self.distance(pulled)
-        if inside is not None:
-            losses = FACE_LOSSES | {name: partial(loss, target=like) for name, loss in LIKE_LOSSES.items()}
-            found |= {name: losses[name](output, photo, inside) for name in self._loss.in_faces()}
+        if view is not None:
+            found |= {name: FACE_LOSSES[name](view) for name in self._loss.in_faces()}
         weighted = [getattr(self._loss, name) * part for name, part in found.items()]
         return sum(weighted, output.new_zeros(())), found
 
