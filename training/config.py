@@ -151,8 +151,8 @@ class LossRecipe(SharedLoss):
     """``loss:``, the weight of every loss (0: not computed). docs/losses.md gives formulas and sources.
 
     Attributes:
-        l1, gradient, ssim, colour, lab, chroma, edge, smoothness, plain, contours, grid, surface, texture: against the
-            teacher's picture, or without a teacher against the photo; rows of ``training.losses.LOSSES``.
+        l1, gradient, ssim, colour, lab, chroma, tint, edge, smoothness, plain, contours, grid, surface, texture:
+            against the teacher's picture, or without a teacher against the photo; rows of ``training.losses.LOSSES``.
         total_variation: of the network's picture alone; a row of ``training.losses.PRIORS``.
         identity: what the network makes of a picture that is in the style already; costs a pass of its own.
         perceptual: ST-LPIPS to the same picture; several times slower than the network itself on a CPU, as are all
@@ -173,6 +173,7 @@ class LossRecipe(SharedLoss):
     colour: Weight = 0.0
     lab: Weight = 0.0
     chroma: Weight = 0.0
+    tint: Weight = 0.0
     edge: Weight = 0.0
     smoothness: Weight = 0.0
     plain: Weight = 0.0

@@ -67,6 +67,15 @@ def chroma(output: Tensor, target: Tensor) -> Tensor:
     return (rgb_to_lab(output)[:, 1:] - rgb_to_lab(target)[:, 1:]).abs().mean() / 100.0
 
 
+def tint(output: Tensor, target: Tensor) -> Tensor:
+    """Mean squared difference of CIELAB's a and b, of 8 x 8 means, divided by 100^2: no clouds of a foreign colour.
+
+    A style may shift all colours a little at little cost; a patch that is far off costs by the square.
+    """
+    off = F.avg_pool2d(rgb_to_lab(output)[:, 1:] - rgb_to_lab(target)[:, 1:], 8) / 100.0
+    return off.square().mean()
+
+
 def edge(output: Tensor, target: Tensor) -> Tensor:
     """Mean absolute difference of Sobel magnitudes of luma: lines as strong as the target's, of whatever sign."""
     return (sobel(luma(output)) - sobel(luma(target))).abs().mean()
@@ -239,6 +248,7 @@ LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "colour": colour_l1,
     "lab": lab,
     "chroma": chroma,
+    "tint": tint,
     "edge": edge,
     "smoothness": smoothness,
     "plain": plain,

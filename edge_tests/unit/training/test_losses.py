@@ -29,6 +29,7 @@ from training.losses import (
     ssim_loss,
     surface_l1,
     texture_l1,
+    tint,
     total_variation,
 )
 
@@ -105,6 +106,19 @@ def test_lab_and_chroma_by_hand() -> None:
     # Red has L 53.24, a 80.09 and b 67.20.
     assert float(chroma(red, grey)) == pytest.approx((80.09 + 67.20) / 2 / 100, abs=1e-3)
     assert float(lab(red, grey)) == pytest.approx((53.389 - 53.24 + 80.09 + 67.20) / 3 / 100, abs=1e-3)
+
+
+def test_a_cloud_of_colour_costs_by_the_square_and_what_a_mean_does_not_show_nothing() -> None:
+    grey = torch.full((1, 3, 16, 16), 0.5)
+    red = torch.tensor([1.0, 0.0, 0.0]).view(1, 3, 1, 1).expand(1, 3, 8, 8)
+    cloud = grey.clone()
+    cloud[..., :8, :8] = red
+    # Red has a 80.09 and b 67.20; the patch is one of four.
+    assert float(tint(cloud, grey)) == pytest.approx((0.8009**2 + 0.6720**2) / 2 / 4, rel=1e-3)
+    assert float(tint(torch.full_like(grey, 0.8), grey)) == pytest.approx(0.0, abs=1e-6)  # lightness is free
+    thin = grey.clone()
+    thin[..., :8, 0] = red[..., 0]  # one column of eight: an eighth of the mean, a sixty-fourth of the loss
+    assert float(tint(thin, grey)) == pytest.approx(float(tint(cloud, grey)) / 64, rel=1e-3)
 
 
 def test_edges_are_those_of_scikit_image() -> None:
