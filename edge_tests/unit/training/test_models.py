@@ -422,7 +422,7 @@ def test_the_shipped_checkpoint_loads_and_is_small() -> None:
     assert dataclasses.replace(loaded.generator.config, styles=len(recipe.styles)) == recipe.generator_config()
     assert loaded.generator.config.styles == len(loaded.info.styles)
     assert set(loaded.info.styles) <= set(recipe.styles)
-    assert set(loaded.info.styles) >= {"comic", "anime", "cel", "pencil", "watercolor"}
+    assert set(loaded.info.styles) >= {"comic", "anime", "cel", "pencil", "watercolor", "clay", "ink"}
     assert loaded.info.licence
     assert loaded.info.provenance
 
