@@ -50,9 +50,25 @@ def test_what_is_kept_draws_bit_for_bit_as_before(checkpoint: Path, tmp_path: Pa
     assert out.stat().st_size < checkpoint.stat().st_size
 
 
+def test_a_row_takes_the_place_and_the_name_of_another(checkpoint: Path) -> None:
+    before = load_checkpoint(checkpoint)
+    network, info = keep_styles(before, ["comic", "cel=anime"])
+    assert info.styles == ("comic", "anime")
+    assert info.provenance[-2:] == ("the styles anime were left out", "cel was called anime")
+    photo = torch.rand(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(network(photo, torch.eye(2)[[1]]), before.generator(photo, torch.eye(3)[[2]]))
+
+
 @pytest.mark.parametrize(
     ("styles", "message"),
-    [((), "no style is named"), (("comc",), "did you mean 'comic'"), (("cel", "cel"), "'cel' is named twice")],
+    [
+        ((), "no style is named"),
+        (("comc",), "did you mean 'comic'"),
+        (("cel", "cel"), "'cel' is named twice"),
+        (("cel", "comic=cel"), "two styles are to be called 'cel'"),
+        (("cel=",), "gets an empty name"),
+    ],
 )
 def test_mistakes_are_told(checkpoint: Path, styles: tuple[str, ...], message: str) -> None:
     with pytest.raises(UsageError, match=message):
