@@ -17,7 +17,7 @@ import typer
 from sdk.errors import ToonEdgeError, UsageError, unknown_name
 from training.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.models.generator import Generator
-from training.models.norm import ConditionalNorm2d
+from training.models.norm import style_tables
 
 
 def keep_styles(checkpoint: Checkpoint, styles: Sequence[str]) -> tuple[Generator, CheckpointInfo]:
@@ -47,12 +47,7 @@ def keep_styles(checkpoint: Checkpoint, styles: Sequence[str]) -> tuple[Generato
     rows = [known.index(style) for style in kept]
     network = checkpoint.generator
     made = Generator(dataclasses.replace(network.config, styles=len(rows)))
-    tables = {
-        f"{name}.{table}"
-        for name, norm in network.named_modules()
-        if isinstance(norm, ConditionalNorm2d)
-        for table in ("gamma", "beta")
-    }
+    tables = style_tables(network)
     made.load_state_dict({key: x[rows] if key in tables else x for key, x in network.state_dict().items()})
     left_out = [style for style in known if style not in kept]
     story = [f"the styles {', '.join(left_out)} were left out"] if left_out else []

@@ -21,7 +21,7 @@ from torch import Tensor
 from sdk.errors import ToonEdgeError, UsageError
 from training.checkpoint import Checkpoint, CheckpointInfo, load_checkpoint, save_checkpoint
 from training.models.generator import Generator
-from training.models.norm import ConditionalNorm2d
+from training.models.norm import style_tables
 
 
 def soup(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> tuple[Generator, CheckpointInfo]:
@@ -52,15 +52,16 @@ def soup(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> tuple[G
                 "only networks of the same layers and widths have a mean."
             )
     made = Generator(first.generator.config)
-    norms = {name for name, module in made.named_modules() if isinstance(module, ConditionalNorm2d)}
+    tables = style_tables(made)
     states = [checkpoint.generator.state_dict() for checkpoint in checkpoints]
+    known = list(zip(checkpoints, states, weights, strict=True))
     mean: dict[str, Tensor] = {}
     for key, value in states[0].items():
-        module, _, tensor = key.rpartition(".")
         if not value.is_floating_point():
             mean[key] = value
-        elif module in norms and tensor in {"gamma", "beta"}:
-            mean[key] = torch.stack([_row(style, key, checkpoints, states, weights) for style in first.info.styles])
+        elif key in tables:
+            shares = [(one.info.styles, state[key], weight) for one, state, weight in known]
+            mean[key] = torch.stack([_row(style, shares) for style in first.info.styles])
         else:
             mean[key] = _mean([state[key] for state in states], weights)
     made.load_state_dict(mean)
@@ -72,17 +73,11 @@ def soup(checkpoints: Sequence[Checkpoint], weights: Sequence[float]) -> tuple[G
     return made.eval(), info
 
 
-def _row(
-    style: str,
-    key: str,
-    checkpoints: Sequence[Checkpoint],
-    states: Sequence[dict[str, Tensor]],
-    weights: Sequence[float],
-) -> Tensor:
-    having = [number for number, one in enumerate(checkpoints) if style in one.info.styles]
-    rows = [states[number][key][checkpoints[number].info.styles.index(style)] for number in having]
-    shares = [weights[number] for number in having]
-    return _mean(rows, shares) if sum(shares) else rows[0]
+def _row(style: str, shares: Sequence[tuple[Sequence[str], Tensor, float]]) -> Tensor:
+    """The mean row of a style; of each network its styles, the table of their rows, and its weight."""
+    having = [(table[styles.index(style)], weight) for styles, table, weight in shares if style in styles]
+    rows, weights = zip(*having, strict=True)
+    return _mean(rows, weights) if sum(weights) else rows[0]
 
 
 def _mean(tensors: Sequence[Tensor], weights: Sequence[float]) -> Tensor:

@@ -124,3 +124,13 @@ class SpatialFeatureTransform(nn.Module):
         """``N x C x H x W`` and a condition map ``N x K x H x W`` of the same size to ``N x C x H x W``."""
         hidden = self.trunk(condition)
         return x + x * self.scale(hidden) + self.shift(hidden)
+
+
+def style_tables(network: nn.Module) -> frozenset[str]:
+    """Keys of a network's state that hold a row a style: ``S x C`` scales and shifts."""
+    return frozenset(
+        f"{name}.{table}"
+        for name, module in network.named_modules()
+        if isinstance(module, ConditionalNorm2d)
+        for table in ("gamma", "beta")
+    )

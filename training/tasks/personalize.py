@@ -45,7 +45,7 @@ from training.config import (
 from training.criterion import Criterion
 from training.data.recipe import UnpairedRecipe
 from training.models.generator import Generator, GeneratorConfig
-from training.models.norm import ConditionalNorm2d
+from training.models.norm import style_tables
 from training.tasks.base import Report, Task, hold_statistics
 from training.tasks.distill import DistillTask
 from training.tasks.stylelosses import StyleLosses, StyleLossRecipe
@@ -316,8 +316,8 @@ class TeacherTask(NewRows, DistillTask):
 
 def new_row_parameters(generator: Generator) -> list[torch.nn.Parameter]:
     """The tables of style rows, whole."""
-    norms = [norm for norm in generator.modules() if isinstance(norm, ConditionalNorm2d)]
-    return [table for norm in norms for table in (norm.gamma, norm.beta)]
+    tables = style_tables(generator)
+    return [parameter for name, parameter in generator.named_parameters() if name in tables]
 
 
 def changed_tensors(generator: Generator, parent: Generator) -> list[str]:

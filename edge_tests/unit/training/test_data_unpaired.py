@@ -168,9 +168,7 @@ def test_the_mask_follows_crop_zoom_and_mirror(make_store: Callable[..., Picture
     boxes = [Face(x=0.1, y=0.2, width=0.6, height=0.5)], [Face(x=0.5, y=0.4, width=0.4, height=0.6)], []
     for file, faces, (height, width) in zip(store.files, boxes, store.sizes, strict=True):
         # Photos of the mask, a plane a colour: that of a sample must be what its own crop shows.
-        planes = np.zeros((height, width, 3), np.uint8)
-        planes[...] = face_mask(faces, height, width).transpose(1, 2, 0)
-        Image.fromarray(planes).save(file)
+        Image.fromarray(np.ascontiguousarray(face_mask(faces, height, width).transpose(1, 2, 0))).save(file)
     painted = open_store(store.files, root=store.root, side=SIDE, cache=store.root.parent / "again", cache_bytes=10**6)
     dataset = UnpairedDataset(
         painted, painted, crop=RandomCrop(side=CROP, zoom=zoom), seed=3, conditions=("canny",), faces=boxes
